@@ -1,0 +1,334 @@
+"""The public verbs: fit, load. They put the rooms together and compute nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import warnings as python_warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+
+from gradfit.compiler import eager
+from gradfit.compiler.graph import from_dict
+from gradfit.data.dataset import Dataset, dataset
+from gradfit.data.sources import Table, read
+from gradfit.data.split import k_folds, split
+from gradfit.drivers.monitor import Monitor
+from gradfit.drivers.single import cross_validate, fit_one
+from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, StorageError, unknown
+from gradfit.methods.gradient_descent import OPTIMIZERS, GradientDescent
+from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
+from gradfit.methods.linear_least_squares import LinearLeastSquares
+from gradfit.methods.method import Method
+from gradfit.model import loss as losses
+from gradfit.model.model import Model, check_has_parameters, formula_model, function_model, module_model
+from gradfit.model.parameters import Parameter, Parameters, parameters
+from gradfit.report import storage
+from gradfit.result import FitResult, predictor_for
+from gradfit.statistics.record import FitRecord
+from gradfit.statistics.summary import Setting, summarize
+from gradfit.typing import Missing, OnFailure
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "lm": LevenbergMarquardt,
+    "levenberg-marquardt": LevenbergMarquardt,
+    "linear": LinearLeastSquares,
+}
+ENGINES = ("torch",)
+
+
+def fit(
+    model: str | Callable[..., Any] | torch.nn.Module,
+    *arrays: Any,
+    data: Any = None,
+    target: str | None = None,
+    start: Mapping[str, Any] | Sequence[float] | None = None,
+    bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
+    fixed: Mapping[str, Any] | Sequence[str] | None = None,
+    tied: Mapping[str, str | Callable[..., Any]] | None = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
+    loss: str | Callable[..., Any] = "squared",
+    f_scale: float | None = None,
+    method: str | type[torch.optim.Optimizer] | Method | None = None,
+    validation: Any = None,
+    folds: int | None = None,
+    seed: int = 0,
+    missing: Missing = "raise",
+    dtype: str | torch.dtype | None = None,
+    engine: str = "torch",
+    encoding: str = "utf-8",
+    every: int | None = None,
+    out: TextIO | None = None,
+    progress: bool | None = None,
+    on_failure: OnFailure = "warn",
+    **options: Any,
+) -> FitResult:
+    """Fit a model to data: minimise the mean loss over the rows, by exact gradients.
+
+    Parameters
+    ----------
+    model
+        A function of data and parameters, data first; a formula such as ``"t_c = w*t_u + b"``; or a torch module.
+    *arrays
+        The data arguments in the model's order, then the target: ``fit(model, x, y)``. Each (n,), or (n, k).
+    data, target
+        Instead of arrays: a dict of columns, a data frame, or the path of a CSV or Parquet file, and the name of the column
+        to predict. Arguments of the model that are columns are data, the rest parameters.
+    start
+        Starting values by name, or in order. Otherwise the defaults in the signature, otherwise 1.
+    bounds, fixed, tied
+        ``{"w": (0, None)}``, ``{"b": 0.0}`` or ``["b"]``, ``{"b": "2*w"}``.
+    sigma, absolute_sigma
+        Standard deviation of the target: a number, one per point, or a column's name. Relative weights, unless
+        ``absolute_sigma``: then errors in the target's units; as in scipy.
+    loss, f_scale
+        "squared", "huber", "soft_l1", "cauchy", "poisson", or a function of (prediction, target); ``f_scale``: the residual
+        from which a robust loss bends.
+    method
+        "lm" (default for functions and formulas), "linear", an optimizer of torch.optim by name or class ("adam" is the
+        default for modules), or an object such as ``GradientDescent(...)``.
+    validation
+        A fraction of the rows (the last of a seeded permutation), row numbers, a mask, or a data set of its own:
+        a table, or arrays like ``(x, y)``. Never used for the gradient.
+    folds
+        Cross-validate with this many folds: ``result.cross_validation``.
+    seed
+        For the split, the folds, the mini-batches and what a module draws.
+    missing
+        "raise" or "drop" rows with NaN, empty or infinite values.
+    dtype
+        "float32" or "float64" for the computation. Default: gradient descent follows the data (float32 only if all arrays are),
+        everything else computes in float64. Statistics are always in float64.
+    engine
+        "torch".
+    encoding
+        Of a CSV file.
+    every, out
+        Print a training line every this many steps, to ``out`` (default stdout).
+    progress
+        Show a progress bar on stderr; default: on long work, if it is a terminal.
+    on_failure
+        What to do when the fit did not succeed: "warn" (FitWarning), "raise" (FitError), "ignore".
+    **options
+        Of the method: learning_rate, epochs, batch_size, scheduler, averaging, early_stopping, scale and the optimizer's own
+        for gradient descent; max_steps, damping for "lm".
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    DataError, ModelError, ParameterError, OptionError
+        The input cannot be fitted; each says what came, what was expected and what to do.
+    FitError
+        The fit failed and ``on_failure="raise"``.
+    """
+    _check_choices(engine, on_failure, seed, every)
+    chosen = _method(method, options, is_module=isinstance(model, torch.nn.Module))
+    table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
+    check_has_parameters(described)
+    assert described.target is not None
+    rows = dataset(table, described.data_names, described.target, sigma=sigma, missing=missing)
+    train, held_out = _split(rows, validation, seed, described, missing, encoding)
+    known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
+    _check_enough(train, known, described)
+    measure = losses.resolve(loss, train, f_scale=f_scale)
+    kernel = eager.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described))
+    parts = [] if folds is None else _folds(train, folds, seed, held_out, known, described)
+    spread = 1.0 if absolute_sigma or measure.kind == "likelihood" else None
+    if absolute_sigma and sigma is None:
+        raise OptionError("absolute_sigma says that sigma are measured errors, and no sigma was given; pass sigma=.")
+    names = known.free_elements
+    with Monitor(names, chosen.max_steps, unit=chosen.unit, every=every, out=out, progress=progress) as monitor:
+        outcome = fit_one(chosen, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
+    fold_losses = cross_validate(chosen, kernel, known, train, parts, seed=seed)
+    setting = Setting(described, known, train, held_out, chosen, absolute_sigma, rows.dropped)
+    record = summarize(outcome, kernel, setting, fold_losses)
+    _report_failure(record, on_failure)
+    return FitResult(record, predictor_for(record, kernel))
+
+
+def load(path: str | os.PathLike[str]) -> FitResult:
+    """Read a result that :meth:`FitResult.save` wrote, by this version or an older one.
+
+    It predicts wherever the model could be stored (a formula, or a function that is a graph of elementwise operators);
+    otherwise ``predict`` says what it needs.
+
+    Raises
+    ------
+    StorageError
+        The file is missing, no saved fit, damaged, or of a newer schema.
+    """
+    record = storage.from_json(storage.read_whole(path))
+    stored = record.model
+    if stored.kind == "formula" and stored.text is not None:
+        model = formula_model(stored.text, columns=(*stored.data_names, stored.target), target=stored.target, parameters=())
+    elif stored.graph is not None:
+        graph = from_dict(stored.graph)
+        if set(graph.inputs) != {*stored.data_names, *stored.shapes}:
+            raise StorageError("the stored model does not take the stored columns and parameters; the file is damaged.")
+        defaults = {name: Parameter() for name in stored.shapes}
+        model = Model("formula", lambda **v: graph.evaluate(v), stored.data_names, defaults, stored.target, stored.text, stored.label)
+    else:
+        return FitResult(record, None)
+    kernel = eager.EagerKernel(
+        model, parameters(model.defaults), losses.Loss("squared", losses.squared_error, "least_squares"), model.function,
+        columns={}, target=torch.empty(0, dtype=torch.float64), sigma=None,
+    )  # fmt: skip
+    return FitResult(record, predictor_for(record, kernel))
+
+
+def _check_choices(engine: str, on_failure: str, seed: object, every: object) -> None:
+    if engine not in ENGINES:
+        raise OptionError(unknown("engine", engine, ENGINES))
+    if on_failure not in ("warn", "raise", "ignore"):
+        raise OptionError(unknown("value of on_failure", on_failure, ("warn", "raise", "ignore")))
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise OptionError(f"seed is {seed!r}; expected a whole number, 0 or more.")
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise OptionError(f"every is {every!r}; expected a whole number of steps, 1 or more.")
+
+
+def _method(method: Any, options: dict[str, Any], *, is_module: bool) -> Method:
+    """Find the method by name, class or object; check its options."""
+    if method is None:
+        method = "adam" if is_module else "lm"
+    if isinstance(method, str) and method.lower() in METHODS:
+        factory = METHODS[method.lower()]
+        known = [name for name in inspect.signature(factory).parameters if name not in ("early_stopping",)]
+        if factory is LinearLeastSquares:
+            known = []
+        for name in options:
+            if name not in known:
+                raise OptionError(unknown(f"option of method {method!r}", name, [*known, *_own_options()]))
+        return factory(**options)
+    if isinstance(method, str) and method.lower() not in OPTIMIZERS:
+        raise OptionError(unknown("method", method, [*METHODS, *OPTIMIZERS]))
+    if isinstance(method, str) or (isinstance(method, type) and issubclass(method, torch.optim.Optimizer)):
+        return GradientDescent(method, **options)
+    if isinstance(method, (GradientDescent, LevenbergMarquardt, LinearLeastSquares)):
+        if options:
+            raise OptionError(f"the method is an object and carries its own options; set {', '.join(options)} there.")
+        return method
+    raise OptionError(f"method is {method!r}; expected a name, a torch.optim class, or a method object such as GradientDescent('adam').")
+
+
+def _own_options() -> list[str]:
+    kinds = (inspect.Parameter.KEYWORD_ONLY,)
+    return [name for name, argument in inspect.signature(fit).parameters.items() if argument.kind in kinds]
+
+
+def _named(*given: Any) -> set[str]:
+    """Names the call speaks of as parameters."""
+    return {str(name) for part in given if isinstance(part, (Mapping, list, tuple, set)) for name in part if isinstance(name, str)}
+
+
+def _described(
+    model: Any, arrays: tuple[Any, ...], data: Any, target: str | None, encoding: str, named: set[str]
+) -> tuple[Table, Model]:
+    """Bring model and data together: which arguments are data, which column is the target."""
+    if data is not None and arrays:
+        raise DataError("both arrays and data= were given; pass one of them.")
+    if data is None and len(arrays) < 2:
+        raise DataError("no data to fit: write fit(model, x, y), or fit(model, data=table, target='y').")
+    if not (isinstance(model, str) or callable(model)):
+        raise ModelError(f"model is {model!r}; expected a function, a formula, or a torch module.")
+    if data is not None:
+        return _described_table(model, read(data, encoding=encoding), target, named)
+    return _described_arrays(model, arrays, target)
+
+
+def _described_table(model: Any, table: Table, target: str | None, named: set[str]) -> tuple[Table, Model]:
+    if isinstance(model, str):
+        described = formula_model(model, columns=table.names, parameters=named, target=target)
+    elif target is None:
+        raise DataError(f"which column is the target? Pass target=, one of {', '.join(table.names)}.")
+    elif isinstance(model, torch.nn.Module):
+        described = module_model(model, [name for name in table.names if name != target], target)
+    else:
+        described = function_model(model, columns=table.names, parameters=named, target=target)
+    if described.target not in table.names:
+        raise DataError(unknown("target column", described.target, table.names, f"They are the columns of {table.origin}."))
+    return table, described
+
+
+def _described_arrays(model: Any, arrays: tuple[Any, ...], target: str | None) -> tuple[Table, Model]:
+    if isinstance(model, str):
+        raise DataError("a formula names its columns; pass them by name: data={'t_u': t_u, 't_c': t_c}.")
+    *inputs, last = arrays
+    aim = target or str(getattr(last, "name", None) or "y")
+    if isinstance(model, torch.nn.Module):
+        names: tuple[str, ...] = ("x",) if len(inputs) == 1 else tuple(f"x{place}" for place in range(len(inputs)))
+        described = module_model(model, names, aim)
+    else:
+        described = function_model(model, count=len(inputs), target=aim)
+    if aim in (*described.data_names, *described.defaults):
+        aim = "target"
+    columns = dict(zip(described.data_names, inputs, strict=True)) | {aim: last}
+    return Table(tuple(columns), columns.__getitem__, "the arrays given"), dataclasses.replace(described, target=aim)
+
+
+def _split(
+    rows: Dataset, validation: Any, seed: int, model: Model, missing: Missing, encoding: str
+) -> tuple[Dataset, Dataset | None]:
+    """Set validation rows apart, or take a data set of the caller's own."""
+    if validation is None:
+        return rows, None
+    assert model.target is not None
+    if isinstance(validation, tuple):
+        expected = (*model.data_names, model.target)
+        if len(validation) != len(expected):
+            raise DataError(f"validation has {len(validation)} arrays; expected {len(expected)}: {', '.join(expected)}.")
+        validation = dict(zip(expected, validation, strict=True))
+    if isinstance(validation, (Mapping, str, os.PathLike)) or hasattr(validation, "columns"):
+        own = dataset(read(validation, encoding=encoding), model.data_names, model.target, missing=missing)
+        if rows.sigma is not None:
+            raise DataError("a validation set of its own has no sigma; with sigma pass validation as a fraction or row numbers.")
+        return rows, own
+    train, held_out = split(rows.n, validation, seed=seed, row_numbers=rows.row_numbers)
+    return rows.rows(train), rows.rows(held_out)
+
+
+def _folds(
+    train: Dataset, folds: int, seed: int, held_out: Dataset | None, known: Parameters, model: Model
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    if held_out is not None:
+        raise OptionError("both validation and folds were given; folds validate on every row in turn, so choose one.")
+    parts = k_folds(train.n, folds, seed=seed)
+    smallest = min(len(rows) for rows, _ in parts)
+    if model.kind != "module" and smallest < len(known.free_elements):
+        raise DataError(f"folds={folds} leaves {smallest} rows for {len(known.free_elements)} parameters; use more folds or more data.")
+    return parts
+
+
+def _check_enough(train: Dataset, known: Parameters, model: Model) -> None:
+    p = len(known.free_elements)
+    if model.kind != "module" and train.n < p:
+        raise DataError(f"{train.n} rows cannot determine {p} parameters ({', '.join(known.free_elements)}); add data, or fix some.")
+
+
+def _dtype(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model: Model) -> torch.dtype:
+    """Choose the precision: as asked; else single only for descent on single data, or for a module of single precision."""
+    names = {"float32": torch.float32, "float64": torch.float64}
+    if dtype is not None:
+        found = names.get(str(dtype).removeprefix("torch."))
+        if found is None:
+            raise OptionError(unknown("dtype", dtype, names))
+        return found
+    if model.module is not None:
+        return next((p.dtype for p in model.module.parameters()), torch.float64)
+    return torch.float32 if rows.single and isinstance(method, GradientDescent) else torch.float64
+
+
+def _report_failure(record: FitRecord, on_failure: OnFailure) -> None:
+    if record.success or on_failure == "ignore":
+        return
+    if on_failure == "raise":
+        raise FitError(record.message)
+    python_warnings.warn(record.message, FitWarning, stacklevel=3)

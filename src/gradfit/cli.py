@@ -1,0 +1,286 @@
+"""The command line: arguments -> one call of the API -> report.
+
+Results go to stdout, progress and messages to stderr. Exit 0 when the fit succeeded, 1 when it did not, 2 for bad input (one
+line, no traceback). Text from the command line is data: a formula is parsed by a grammar, never evaluated; ``--model`` is the
+one door for code. Heavy libraries are imported inside the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradfit.errors import DataError, GradfitError, ModelError, OptionError, StorageError
+
+if TYPE_CHECKING:
+    from gradfit.result import FitResult
+
+app = typer.Typer(
+    help="Fit parametric models to measured data by exact gradients, with honest uncertainties.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Several = Annotated[list[str] | None, typer.Option(help="NAME=VALUE; may be repeated.")]
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file with a header.")],
+    formula: Annotated[str | None, typer.Argument(help='Such as "t_c = w*t_u + b".')] = None,
+    model: Annotated[str | None, typer.Option(help="file.py:function instead of a formula. Runs that file.")] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict, where the formula does not name it.")] = None,
+    method: Annotated[str | None, typer.Option(help="lm (default), linear, or a torch optimizer: sgd, adam, lbfgs, ...")] = None,
+    start: Annotated[str | None, typer.Option(help="w=1,b=0")] = None,
+    bounds: Annotated[str | None, typer.Option(help="w=0:,b=-20:20 (lower:upper, either may be left out)")] = None,
+    fix: Annotated[str | None, typer.Option(help="b=0 keeps a parameter at a value")] = None,
+    tie: Annotated[list[str] | None, typer.Option(help='"b=2*w" computes a parameter from others; may be repeated')] = None,
+    sigma: Annotated[str | None, typer.Option(help="Column with the standard deviation of the target, or one number.")] = None,
+    absolute_sigma: Annotated[bool, typer.Option("--absolute-sigma", help="sigma are measured errors, not weights.")] = False,
+    loss: Annotated[str, typer.Option(help="squared, huber, soft_l1, cauchy, poisson")] = "squared",
+    f_scale: Annotated[float | None, typer.Option(help="Residual from which a robust loss bends.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of gradient descent.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step; default all.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="A torch learning-rate scheduler by name.")] = None,
+    scheduler_option: Several = None,
+    averaging: Annotated[str | None, typer.Option(help="swa or ema")] = None,
+    early_stopping: Annotated[int | None, typer.Option(help="Epochs of patience; needs --validation.")] = None,
+    no_scale: Annotated[bool, typer.Option("--no-scale", help="Descend in the user's own units, as a plain torch loop.")] = False,
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the optimizer, such as momentum=0.9; may be repeated.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Of Levenberg-Marquardt.")] = None,
+    validation: Annotated[str | None, typer.Option(help="Fraction such as 0.2, or a file with validation rows.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate with this many folds.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the folds and the mini-batches.")] = 0,
+    missing: Annotated[str, typer.Option(help="raise, or drop rows with missing values")] = "raise",
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
+    encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
+    every: Annotated[int | None, typer.Option(help="Print a training line every so many steps, to stderr.")] = None,
+    save: Annotated[str | None, typer.Option(help="Write the result as JSON.")] = None,
+    html: Annotated[str | None, typer.Option(help="Write the report as one page.")] = None,
+    plot: Annotated[str | None, typer.Option(help="Write a picture of data and fit (.png, .svg, .pdf).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the report.")] = False,
+) -> None:
+    """Fit a model to the rows of a file."""
+    _check_outputs(save, html, plot)
+    what: str | Callable[..., Any] = _model(formula, model)
+    options = {
+        "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "scheduler": scheduler,
+        "scheduler_options": _settings(scheduler_option, "--scheduler-option") or None, "averaging": averaging,
+        "early_stopping": early_stopping, "scale": False if no_scale else None, "max_steps": max_steps,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    from gradfit import api  # noqa: PLC0415
+
+    result = api.fit(
+        what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
+        fixed=_numbers(fix, "--fix"), tied=dict(_pair(text, "--tie") for text in tie or ()) or None, sigma=_sigma(sigma),
+        absolute_sigma=absolute_sigma, loss=loss, f_scale=f_scale, validation=_validation(validation), folds=folds, seed=seed,
+        missing=missing, dtype=dtype, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
+        **given, **_settings(option, "--option"),
+    )  # fmt: skip
+    _show(result, json=json, html=html, plot=plot, save=save)
+    raise typer.Exit(0 if result.success else 1)
+
+
+@app.command()
+def predict(
+    saved: Annotated[str, typer.Argument(help="A result written by --save.")],
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file with the model's data columns.")],
+    interval: Annotated[str | None, typer.Option(help="confidence or prediction: adds lower and upper columns")] = None,
+    level: Annotated[float, typer.Option(help="Of the interval.")] = 0.95,
+    sigma: Annotated[str | None, typer.Option(help="Column with the new points' standard deviations, or one number.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
+) -> None:
+    """Predict the target for the rows of a file; prints CSV."""
+    from gradfit import api  # noqa: PLC0415
+    from gradfit.data.dataset import real  # noqa: PLC0415
+    from gradfit.data.sources import read  # noqa: PLC0415
+
+    result = api.load(saved)
+    table = read(data, encoding=encoding)
+    noise = real(table[sigma], sigma) if sigma is not None and _as_number(sigma) is None else _sigma(sigma)
+    values = result.predict(data=table, interval=interval, level=level, sigma=noise)  # type: ignore[arg-type]
+    model = result.record.model
+    heads = [*model.data_names, model.target] + ([f"{model.target}_lower", f"{model.target}_upper"] if interval else [])
+    columns = [real(table[name], name) for name in model.data_names] + (list(values) if interval else [values])
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows([repr(float(cell)) for cell in row] for row in zip(*columns, strict=True))
+
+
+@app.command()
+def report(
+    saved: Annotated[str, typer.Argument(help="A result written by --save.")],
+    html: Annotated[str | None, typer.Option(help="Write the report as one page.")] = None,
+    plot: Annotated[str | None, typer.Option(help="Write a picture of data and fit (.png, .svg, .pdf).")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the report.")] = False,
+) -> None:
+    """Print the report of a saved fit; write it as a page or a picture."""
+    _check_outputs(html, plot)
+    from gradfit import api  # noqa: PLC0415
+
+    _show(api.load(saved), json=json, html=html, plot=plot, save=None)
+
+
+def _show(result: FitResult, *, json: bool, html: str | None, plot: str | None, save: str | None) -> None:
+    """Print first, then write: whatever a disk does, the result is seen."""
+    print(result.to_json() if json else result.report())
+    sys.stdout.flush()
+    for path, write in ((save, result.save), (html, result.to_html), (plot, result.plot)):
+        if path is not None:
+            write(path)
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def _check_outputs(*paths: str | None) -> None:
+    """Refuse a folder that is not there before an hour of fitting, not after."""
+    for path in paths:
+        if path is None:
+            continue
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise StorageError(f"there is no folder {str(folder)!r} to write {Path(path).name!r} to; make it first.")
+        if Path(path).is_dir():
+            raise StorageError(f"{path!r} is a folder; give a file name.")
+        if not os.access(folder, os.W_OK):
+            raise StorageError(f"the folder {str(folder)!r} may not be written to; choose another.")
+
+
+def _model(formula: str | None, model: str | None) -> str | Callable[..., Any]:
+    if (formula is None) == (model is None):
+        raise ModelError('give a formula, such as "t_c = w*t_u + b", or --model file.py:function, one of them.')
+    return formula if formula is not None else _load_function(str(model))
+
+
+def _load_function(place: str) -> Callable[..., Any]:
+    """Run a Python file and take a function from it: the door for models in code."""
+    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+
+    path, _, name = place.rpartition(":")
+    if not path or not name:
+        raise ModelError(f"--model is {place!r}; expected file.py:function.")
+    if not Path(path).is_file():
+        raise ModelError(f"there is no file {path!r}; --model takes file.py:function.")
+    spec = spec_from_file_location(Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path!r} is no Python file; --model takes file.py:function.")
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(f"{path} raised {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ModelError(f"{path} has no function {name!r}.")
+    return function  # type: ignore[no-any-return]
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip() or not value.strip():
+        raise OptionError(f"{option} has {text!r}; expected NAME=VALUE.")
+    return name.strip(), value.strip()
+
+
+def _numbers(text: str | None, option: str) -> dict[str, float] | None:
+    """Read ``w=1,b=0``."""
+    if text is None:
+        return None
+    result = {}
+    for part in text.replace("，", ",").split(","):
+        name, value = _pair(part, option)
+        number = _as_number(value)
+        if number is None:
+            raise OptionError(f"{option} has {part.strip()!r}; expected a number after '='.")
+        if name in result:
+            raise OptionError(f"{option} names {name!r} twice.")
+        result[name] = number
+    return result
+
+
+def _bounds(text: str | None) -> dict[str, tuple[float | None, float | None]] | None:
+    """Read ``w=0:,b=-20:20``."""
+    if text is None:
+        return None
+    result: dict[str, tuple[float | None, float | None]] = {}
+    for part in text.replace("，", ",").split(","):
+        name, value = _pair(part, "--bounds")
+        sides = value.replace("：", ":").split(":")
+        limits = [_as_number(side) if side.strip() else None for side in sides]
+        bad = any(limit is None and side.strip() for limit, side in zip(limits, sides, strict=True))
+        if len(sides) != 2 or bad:
+            raise OptionError(f"--bounds has {part.strip()!r}; expected NAME=LOWER:UPPER, either side may be empty.")
+        result[name] = (limits[0], limits[1])
+    return result
+
+
+def _settings(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """Read NAME=VALUE of torch's options: numbers, true, false, none, tuples with commas, else text."""
+    return dict((name, _setting(value)) for name, value in (_pair(text, option) for text in texts or ()))
+
+
+def _setting(value: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return words[value.lower()]
+    if "," in value:
+        return tuple(_setting(part.strip()) for part in value.strip("()[]").split(",") if part.strip())
+    try:
+        return int(value)
+    except ValueError:
+        number = _as_number(value)
+        return value if number is None else number
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _sigma(text: str | None) -> float | str | None:
+    number = None if text is None else _as_number(text)
+    return text if number is None else number
+
+
+def _validation(text: str | None) -> float | str | None:
+    """A number is a fraction, anything else a file."""
+    if text is None:
+        return None
+    number = _as_number(text)
+    if number is None and not Path(text).exists():
+        raise DataError(f"--validation is {text!r}; expected a fraction such as 0.2, or an existing file.")
+    return text if number is None else number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.TyperException as error:
+        return _complain(error.format_message())
+    except typer.Abort:
+        return 130
+    except GradfitError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("gradfit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `gradfit ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> int:
+    print(f"gradfit: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""From a model to the numbers a method asks for: prediction, loss, gradient, Jacobian."""

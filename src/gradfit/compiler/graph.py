@@ -1,0 +1,108 @@
+"""Graph: a computation of one row as plain values, so that a fitted model survives without its function.
+
+A graph is a list of elementwise ATen operators. It is stored as JSON and read back as data: only operators that torch itself
+tags as pointwise may appear, each is looked up by name, and nothing else is ever called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradfit.errors import StorageError
+
+COPIES = {"lift_fresh_copy.default", "detach.default", "clone.default", "alias.default", "scalar_tensor.default"}
+DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bool, torch.int64)}
+
+
+@dataclass(frozen=True)
+class Node:
+    """``name = operator(*arguments, **options)``; an argument is a number, or ``{"node": name}``."""
+
+    name: str
+    operator: str
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Inputs by name, nodes in the order they are computed, and the name of the result."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    output: str
+
+    def evaluate(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Compute the result; the inputs broadcast, so one row or a million are the same call."""
+        known: dict[str, Any] = {name: values[name] for name in self.inputs}
+        for node in self.nodes:
+            operator = find(node.operator)
+            known[node.name] = operator(*(_value(a, known) for a in node.arguments), **_options(node.options))
+        return torch.as_tensor(known[self.output])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values for JSON."""
+        return {"inputs": list(self.inputs), "nodes": [asdict(node) for node in self.nodes], "output": self.output}
+
+
+def from_dict(stored: Any) -> Graph:
+    """Read a graph from plain values and check it.
+
+    Raises
+    ------
+    StorageError
+        Anything but a well-formed graph of known pointwise operators.
+    """
+    try:
+        nodes = tuple(Node(str(n["name"]), str(n["operator"]), tuple(n["arguments"]), dict(n["options"])) for n in stored["nodes"])
+        graph = Graph(tuple(map(str, stored["inputs"])), nodes, str(stored["output"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StorageError(f"the stored model is no graph ({type(error).__name__}: {error}); the file is damaged.") from None
+    check(graph)
+    return graph
+
+
+def check(graph: Graph) -> None:
+    """Refuse a graph that uses a name before it is computed, or an operator that is not pointwise."""
+    known = set(graph.inputs)
+    for node in graph.nodes:
+        find(node.operator)
+        for argument in node.arguments:
+            if isinstance(argument, Mapping):
+                if argument.get("node") not in known:
+                    raise StorageError(f"the stored model uses {argument!r} before it is computed; the file is damaged.")
+            elif not isinstance(argument, (int, float, bool)):
+                raise StorageError(f"the stored model holds {argument!r} where a number was expected; the file is damaged.")
+        _options(node.options)
+        known.add(node.name)
+    if graph.output not in known:
+        raise StorageError(f"the stored model has no result {graph.output!r}; the file is damaged.")
+
+
+def find(name: str) -> Any:
+    """Look up a pointwise ATen operator such as ``mul.Tensor``."""
+    packet, _, overload = name.partition(".")
+    operator = getattr(getattr(torch.ops.aten, packet, None), overload, None) if packet.isidentifier() else None
+    if not isinstance(operator, torch._ops.OpOverload) or not (torch.Tag.pointwise in operator.tags or name in COPIES):
+        raise StorageError(f"the stored model uses {name!r}, which is no pointwise operator of this torch; fit again here.")
+    if operator._schema.is_mutable:
+        raise StorageError(f"the stored model uses {name!r}, which changes its input; the file is damaged.")
+    return operator
+
+
+def _value(argument: Any, known: Mapping[str, Any]) -> Any:
+    return known[argument["node"]] if isinstance(argument, Mapping) else argument
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in options.items():
+        if key == "dtype" and value not in DTYPES:
+            raise StorageError(f"the stored model asks for dtype {value!r}; known: {', '.join(DTYPES)}.")
+        if key != "dtype" and not isinstance(value, (int, float, bool)):
+            raise StorageError(f"the stored model has the option {key}={value!r}; the file is damaged.")
+    return {key: DTYPES[value] if key == "dtype" else value for key, value in options.items()}

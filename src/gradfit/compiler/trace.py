@@ -1,0 +1,103 @@
+"""A torch computation -> Graph: what a model does to one row, recorded by torch's own tracer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gradfit.compiler.graph import COPIES, DTYPES, Graph, Node, check
+from gradfit.errors import StorageError
+
+MAX_NODES = 5000
+
+
+def trace(call: Callable[..., Any], example: Mapping[str, Tensor]) -> Graph | str:
+    """Record ``call(**values)`` for scalar values.
+
+    Parameters
+    ----------
+    call
+        A model that treats each row by itself.
+    example
+        One 0-dimensional float64 tensor per argument, all different (equal tensors would be taken for one).
+
+    Returns
+    -------
+    The graph; or a sentence that says why the model is none (it branches on data, mixes rows, uses matrices).
+    """
+    names = tuple(example)
+
+    def positional(*values: Tensor) -> Any:
+        return call(**dict(zip(names, values, strict=True)))
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's remarks are ours to act on, not the user's
+            recorded = make_fx(positional)(*example.values())
+    except Exception as error:  # noqa: BLE001 - whatever a model does under the tracer, the answer is "no graph"
+        return f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    recorded.graph.eliminate_dead_code()
+    try:
+        graph = _graph(names, recorded)
+        check(graph)
+    except (StorageError, _NotPlain) as refusal:
+        return str(refusal)
+    return graph
+
+
+class _NotPlain(Exception):
+    """The recorded computation holds more than elementwise operators on numbers."""
+
+
+def _graph(inputs: tuple[str, ...], recorded: fx.GraphModule) -> Graph:
+    placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
+    known: dict[fx.Node, Any] = {node: {"node": name} for node, name in zip(placeholders, inputs, strict=True)}
+    nodes: list[Node] = []
+    result: Any = None
+    for node in recorded.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = _constant(getattr(recorded, str(node.target)))
+        elif node.op == "call_function":
+            name = str(node.target).removeprefix("aten.")
+            if name in COPIES and not isinstance(_known(node.args[0], known), Mapping):
+                known[node] = _known(node.args[0], known)  # a copy of a constant is the constant
+                continue
+            arguments = tuple(_known(argument, known) for argument in node.args)
+            own = f"v{len(nodes)}"
+            nodes.append(Node(own, name, arguments, {key: _option(key, value) for key, value in node.kwargs.items() if value is not None}))
+            known[node] = {"node": own}
+        elif node.op == "output":
+            result = _known(node.args[0], known)
+    if len(nodes) > MAX_NODES:
+        raise _NotPlain(f"it has more than {MAX_NODES} operations")
+    if not isinstance(result, Mapping):
+        raise _NotPlain("its result is a constant")
+    return Graph(inputs, tuple(nodes), result["node"])
+
+
+def _known(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
+    if isinstance(argument, fx.Node):
+        return known[argument]
+    if isinstance(argument, (bool, int, float)) and math.isfinite(argument):
+        return argument
+    raise _NotPlain(f"it uses {argument!r}, which is no number")
+
+
+def _constant(value: Any) -> float:
+    if isinstance(value, Tensor) and value.dim() == 0 and math.isfinite(float(value)):
+        return float(value)
+    raise _NotPlain("it holds a constant array")
+
+
+def _option(key: str, value: Any) -> Any:
+    if isinstance(value, torch.dtype) and str(value) in DTYPES:
+        return str(value)
+    if isinstance(value, (bool, int, float)):
+        return value
+    raise _NotPlain(f"it uses the option {key}={value!r}")

@@ -1,0 +1,1 @@
+"""Data: read, checked once at the door, split."""

@@ -1,0 +1,239 @@
+"""Dataset: the columns a fit uses, as real numbers, checked once.
+
+After this door every layer may rely on: float64 arrays of one length n >= 1, all finite, sigma > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradfit.data.sources import Table
+from gradfit.errors import DataError, OptionError, unknown
+from gradfit.typing import Floats, Missing
+
+ROWS_NAMED = 5  # a message names this many offending rows
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of data: inputs, target and, where known, the standard deviation of the target.
+
+    Attributes
+    ----------
+    columns
+        Input arrays by name, each (n,) or (n, k), float64.
+    target
+        (n,), float64; with the name it had in its source.
+    sigma
+        (n,), standard deviation of each target value in its units, or None.
+    row_numbers
+        (n,), which row of the source each row was, from 0.
+    dropped
+        How many rows of the source were left out because a value was missing.
+    single
+        Whether every number came in single precision.
+    """
+
+    columns: Mapping[str, Floats]
+    target: Floats
+    target_name: str
+    sigma: Floats | None
+    row_numbers: np.ndarray
+    dropped: int = 0
+    single: bool = False
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.target)
+
+    def rows(self, index: np.ndarray) -> Dataset:
+        """Select rows by position, in the order of ``index``."""
+        return replace(
+            self,
+            columns={name: column[index] for name, column in self.columns.items()},
+            target=self.target[index],
+            sigma=None if self.sigma is None else self.sigma[index],
+            row_numbers=self.row_numbers[index],
+        )
+
+
+def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object = None, missing: Missing = "raise") -> Dataset:
+    """Check and convert the columns that a fit uses.
+
+    Parameters
+    ----------
+    table, inputs, target
+        Where the columns are, and which of them are the model's data and its target.
+    sigma
+        None, one number, one number per row, or the name of a column.
+    missing
+        "raise" refuses NaN and infinity; "drop" leaves those rows out and counts them.
+
+    Raises
+    ------
+    DataError
+        Lengths differ, no rows, text or complex numbers, values that are not finite, sigma not positive.
+    """
+    if missing not in ("raise", "drop"):
+        raise OptionError(unknown("value of missing", missing, ("raise", "drop")))
+    columns = {name: real(table[name], name) for name in inputs}
+    values = flat(real(table[target], target), target)
+    n = len(values)
+    for name, column in columns.items():
+        if len(column) != n:
+            raise DataError(f"{name} has {len(column)} values and {target} has {n}; give arrays of one length.")
+    errors = None if sigma is None else _sigma(table, sigma, n)
+    if n == 0:
+        raise DataError(f"{target} is empty: 0 rows; a fit needs at least as many rows as parameters.")
+    given = [*(table[name] for name in inputs), table[target]]
+    single = all(_is_single(column) for column in given)
+    whole = Dataset(columns, values, target, errors, np.arange(n), single=single)
+    complete = _without_missing(whole, missing)
+    _check_sigma(complete)
+    return complete
+
+
+def real(values: Any, name: str) -> Floats:
+    """Convert to a new float64 array, (n,) or (n, k); masked and null values become NaN.
+
+    Raises
+    ------
+    DataError
+        Text, complex numbers, dates, objects, more than two dimensions, or a single number.
+    """
+    array = _as_array(values, name)
+    if array.dtype.kind == "c":
+        raise DataError(f"{name} holds complex numbers; fit real and imaginary parts (or modulus) as real columns.")
+    if array.dtype.kind in "mM":
+        raise DataError(f"{name} holds dates or durations; convert them to numbers first, for instance seconds since the start.")
+    if array.dtype.kind in "OUST":
+        array = _from_objects(array, name)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{name} has values of type {array.dtype}; expected real numbers.")
+    if array.ndim == 0:
+        raise DataError(f"{name} is a single number; expected one value per row.")
+    if array.ndim > 2:
+        raise DataError(f"{name} has shape {array.shape}; expected (n,) or (n, columns), rows first.")
+    return array.astype(np.float64, order="C")  # always a copy: the caller may change his array later
+
+
+def flat(column: Floats, name: str) -> Floats:
+    """Make a target or sigma one-dimensional; (n, 1) is taken as (n,)."""
+    if column.ndim == 2 and column.shape[1] == 1:
+        return column[:, 0].copy()
+    if column.ndim != 1:
+        raise DataError(f"{name} has shape {column.shape}; expected one value per row, shape (n,).")
+    return column
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        tensor = values.detach().cpu()
+        return (tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor.resolve_conj().resolve_neg()).numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    if isinstance(values, (str, bytes)) or values is None:
+        raise DataError(f"{name} is {values!r}; expected an array of numbers.")
+    if isinstance(values, Mapping) or (hasattr(values, "columns") and not hasattr(values, "dtype")):
+        raise DataError(f"{name} is a table; give it as data= and name the target=, or pass one column.")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError):
+        raise DataError(f"{name} is ragged: its rows have different lengths; expected one number per row.") from None
+
+
+def _from_objects(array: np.ndarray, name: str) -> Floats:
+    """Read numbers from text or objects; None, NA and empty cells are missing (NaN)."""
+    numbers = np.empty(array.size, dtype=np.float64)
+    for row, value in enumerate(array.flat):
+        try:
+            numbers[row] = _number(value)
+        except (TypeError, ValueError):
+            hint = " Is the comma a decimal sign? Write a point." if isinstance(value, str) and "," in value else ""
+            raise DataError(
+                f"{name}, row {row + 1} of {array.size}, holds {_brief(value)}; expected a number. Clean the column or choose another.{hint}"
+            ) from None
+    return numbers.reshape(array.shape)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (str, bytes)):
+        text = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value).strip()
+        if text.lower() in {"", "na", "n/a", "null", "none"}:
+            return float("nan")
+        if "_" in text:  # Python reads 1_000 as a number; in a data file it is a slip
+            raise ValueError(text)
+        return float(text)
+    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+        return float("nan")
+    if isinstance(value, complex):
+        raise TypeError(value)
+    return float(value)
+
+
+def _sigma(table: Table, sigma: object, n: int) -> Floats:
+    if isinstance(sigma, str):
+        return flat(real(table[sigma], sigma), sigma)
+    array = _as_array(sigma, "sigma")
+    if array.ndim == 0:
+        return np.full(n, real(array.reshape(1), "sigma")[0])
+    values = real(sigma, "sigma")
+    if values.ndim == 2 and values.shape == (n, n) and n > 1:
+        raise DataError(f"sigma has shape {values.shape}; this version takes one standard deviation per point, not a covariance matrix.")
+    values = flat(values, "sigma")
+    if len(values) != n:
+        raise DataError(f"sigma has {len(values)} values for {n} points; give one per point, or one number for all.")
+    return values
+
+
+def _check_sigma(data: Dataset) -> None:
+    if data.sigma is None:
+        return
+    wrong = np.flatnonzero(data.sigma <= 0)
+    if wrong.size:
+        raise DataError(
+            f"sigma is zero or negative in {wrong.size} of {data.n} rows ({_rows_named(data.row_numbers[wrong])}); "
+            "a standard deviation is positive. Leave sigma out where it is unknown for all."
+        )
+
+
+def _without_missing(data: Dataset, missing: Missing) -> Dataset:
+    named = {**data.columns, data.target_name: data.target} | ({} if data.sigma is None else {"sigma": data.sigma})
+    whole = np.ones(data.n, dtype=bool)
+    counts = []
+    for name, column in named.items():
+        finite = np.isfinite(column) if column.ndim == 1 else np.isfinite(column).all(axis=1)
+        if not finite.all():
+            counts.append(f"{name} {int((~finite).sum())} ({_rows_named(np.flatnonzero(~finite))})")
+        whole &= finite
+    if whole.all():
+        return data
+    if missing == "raise":
+        raise DataError(
+            f"values that are NaN, empty or infinite: {'; '.join(counts)}, of {data.n} rows. "
+            'Mend them, or pass missing="drop" to leave those rows out.'
+        )
+    if not whole.any():
+        raise DataError(f"no row is complete: {'; '.join(counts)}, of {data.n} rows; nothing is left to fit.")
+    return replace(data.rows(np.flatnonzero(whole)), dropped=int((~whole).sum()))
+
+
+def _rows_named(rows: np.ndarray) -> str:
+    """Name the first few rows as a person counts them, from 1."""
+    shown = ", ".join(str(int(row) + 1) for row in rows[:ROWS_NAMED])
+    return f"row{'s' if len(rows) > 1 else ''} {shown}{', ...' if len(rows) > ROWS_NAMED else ''}"
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _is_single(values: Any) -> bool:
+    return str(getattr(values, "dtype", "")).removeprefix("torch.") == "float32"

@@ -1,0 +1,75 @@
+"""What a running fit shows: a training line every N steps, a progress bar on long work.
+
+The bar appears on stderr after a second, and only where stderr is a terminal; lines go where the caller says.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TextIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gradfit.methods.method import Evaluation
+
+PATIENCE = 1.0  # seconds before a bar appears
+REFRESH = 0.1  # seconds between two updates of it
+SHOWN = 6  # parameters in a training line
+
+
+class Monitor:
+    """Observer of the loop; a context manager, so that the bar is taken down whatever happens."""
+
+    def __init__(
+        self, names: Sequence[str], total: int, *, unit: str, every: int | None, out: TextIO | None, progress: bool | None
+    ) -> None:
+        self.names, self.total, self.unit, self.every = names, total, unit, every
+        self.out = out if out is not None else sys.stdout
+        self.bar_wanted = sys.stderr.isatty() if progress is None else progress
+        self.bar: Progress | None = None
+        self.shown_at = time.monotonic() + PATIENCE - REFRESH
+
+    def __enter__(self) -> Monitor:
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Take the bar down."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, step: int, evaluation: Evaluation) -> None:
+        """See one step."""
+        if self.every is not None and (step % self.every == 0 or step == 1):
+            print(training_line(self.names, self.unit, step, evaluation), file=self.out, flush=True)
+        if self.bar_wanted and time.monotonic() - self.shown_at > REFRESH:
+            self._show(step, evaluation)
+
+    def _show(self, step: int, evaluation: Evaluation) -> None:
+        if self.bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("fitting", total=self.total)
+            self.bar.start()
+        self.bar.update(self.task, completed=step, description=f"loss {evaluation.train_loss:.6g}")
+        self.shown_at = time.monotonic()
+
+
+def training_line(names: Sequence[str], unit: str, step: int, evaluation: Evaluation) -> str:
+    """One line of training: losses, parameters after the step, gradient before it."""
+    validation = "" if np.isnan(evaluation.validation_loss) else f"  validation {evaluation.validation_loss:.6f}"
+    return f"{unit} {step}  loss {evaluation.train_loss:.6f}{validation}{parameters_and_gradient(names, evaluation.theta, evaluation.gradient)}"
+
+
+def parameters_and_gradient(names: Sequence[str], theta: Sequence[float], gradient: Sequence[float]) -> str:
+    """Parameters and gradient as a part of a training line; nothing where there are too many to read."""
+    if not 0 < len(names) <= SHOWN:
+        return ""
+    values = "  ".join(f"{name} {float(value):.4f}" for name, value in zip(names, theta, strict=True))
+    slopes = "  ".join(f"grad_{name} {float(value):.4f}" for name, value in zip(names, gradient, strict=True))
+    return f"  {values}  {slopes}"

@@ -1,0 +1,133 @@
+"""One fit: run the method, judge how near the minimum it ended, and cross-validate on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.kernel import Linearization
+from gradfit.data.dataset import Dataset
+from gradfit.drivers.iterate import Observer, iterate, sentence
+from gradfit.errors import ModelError
+from gradfit.methods.method import Method, Problem, Solution, Status
+from gradfit.methods.stopping import ARRIVED, remaining_distance
+from gradfit.model.parameters import Parameters
+from gradfit.typing import Floats
+
+MAX_LINEARIZED = 200  # free parameters; beyond, a Jacobian costs more than it tells
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A solution, and the fit near it.
+
+    Attributes
+    ----------
+    solution
+        What the loop found.
+    near
+        The least-squares form at the solution in float64; None where the loss or the model has none.
+    loss, validation_loss
+        Mean losses at the solution.
+    """
+
+    solution: Solution
+    near: Linearization | None
+    loss: float
+    validation_loss: float | None
+
+
+def fit_one(
+    method: Method,
+    kernel: EagerKernel,
+    parameters: Parameters,
+    *,
+    validation: Dataset | None,
+    seed: int,
+    spread: float | None,
+    observe: Observer | None,
+) -> Outcome:
+    """Fit once.
+
+    Parameters
+    ----------
+    spread
+        Standard deviation of a residual row where it is known (1 for measured errors and likelihoods), else None.
+    """
+    held_out = None if validation is None else kernel.on(validation)
+    problem = Problem(kernel, parameters, kernel.dtype, held_out, seed)
+    with _own_randomness(kernel, seed):
+        method.check(problem)
+        solution, settled = iterate(method, problem, observe)
+        near = None if solution.status is Status.NOT_FINITE else _near(kernel, solution.theta)
+        if not settled:
+            solution = _judged(solution, method, near, parameters, spread)
+    loss = _in_double(kernel).mean_loss(solution.theta)
+    validation_loss = None if held_out is None else _in_double(held_out).mean_loss(solution.theta)
+    return Outcome(solution, near, loss, validation_loss)
+
+
+def cross_validate(
+    method: Method, kernel: EagerKernel, parameters: Parameters, data: Dataset, folds: Sequence[tuple[Any, Any]], *, seed: int
+) -> Floats:
+    """Fit without each fold in turn; give the mean loss on it, (folds,). NaN where that fit failed."""
+    losses = []
+    for train, held_out in folds:
+        outcome = fit_one(
+            method, kernel.on(data.rows(train)), parameters, validation=data.rows(held_out), seed=seed, spread=None, observe=None
+        )
+        losses.append(outcome.validation_loss if outcome.solution.status not in (Status.DIVERGED, Status.NOT_FINITE) else np.nan)
+    return np.array(losses, dtype=np.float64)
+
+
+def _in_double(kernel: EagerKernel) -> EagerKernel:
+    """Evaluate in float64, except a model that insists on its own precision."""
+    wide = kernel.in_precision(torch.float64)
+    try:
+        wide.mean_loss(wide.parameters.start)
+    except (RuntimeError, ModelError):
+        return kernel
+    return wide
+
+
+def _near(kernel: EagerKernel, theta: Floats) -> Linearization | None:
+    """Linearize at the solution; None where that is too large, impossible or not finite."""
+    if len(theta) > MAX_LINEARIZED:
+        return None
+    near = _in_double(kernel).linearize(theta)
+    finite = near is not None and np.isfinite(near.jacobian).all() and np.isfinite(near.residual).all()
+    return near if finite else None
+
+
+def _judged(
+    solution: Solution, method: Method, near: Linearization | None, parameters: Parameters, spread: float | None
+) -> Solution:
+    """Say how far the minimum is, in standard errors, after a method that only counts its steps."""
+    if near is None or near.jacobian.shape[0] <= near.jacobian.shape[1]:
+        status, detail = Status.COMPLETED, "whether that is the minimum, the learning curves must say"
+    else:
+        theta, gradient = solution.theta, near.gradient
+        held = ((theta <= parameters.lower) & (gradient > 0)) | ((theta >= parameters.upper) & (gradient < 0))
+        distance = remaining_distance(replace(near, jacobian=near.jacobian[:, ~held]), spread=spread)
+        status = Status.CONVERGED if distance <= ARRIVED else Status.NOT_CONVERGED
+        detail = f"the minimum is {distance:.2g} standard errors away"
+        if status is Status.NOT_CONVERGED:
+            detail += f"; raise {'epochs' if method.unit == 'epoch' else 'max_steps'} or the learning rate, leave scale on, or use method='lm'"
+    return replace(solution, status=status, message=sentence(status, method, solution.steps, detail))
+
+
+@contextmanager
+def _own_randomness(kernel: EagerKernel, seed: int) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seed it for the fit and put it back afterwards."""
+    if kernel.model.kind != "module":
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

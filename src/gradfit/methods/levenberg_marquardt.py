@@ -1,0 +1,200 @@
+r"""Levenberg-Marquardt: damped Gauss-Newton with the exact Jacobian.
+
+Each step solves, by a singular value decomposition of the column-scaled Jacobian (never of :math:`J^T J`, whose condition is
+squared),
+
+.. math:: \min_\delta \lVert J\delta + r \rVert^2 + \lambda \lVert D \delta \rVert^2
+
+with D the largest column norms of J seen so far, so that neither x, y nor the parameters need scaling. The damping follows
+the ratio of the actual to the predicted gain. At the end undamped steps remove what the damping left, down to rounding.
+Bounds: parameters that stand at a bound and would leave it are held for the step; the rest of the step is cut at the bounds.
+
+References
+----------
+Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978 (scaling by D);
+Nielsen, *Damping parameter in Marquardt's method*, IMM-REP-1999-05 (update of the damping);
+Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (projection onto bounds).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gradfit.compiler.kernel import Linearization
+from gradfit.errors import OptionError
+from gradfit.methods.method import Evaluation, Problem, Status
+from gradfit.methods.stopping import EarlyStopping
+from gradfit.typing import Floats
+
+MAX_DAMPING = 1e20
+POLISH = 8  # undamped steps at the end, at most
+WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
+SMALL_STEP = 1e-14  # relative to the parameters, in units of D
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Levenberg-Marquardt; needs no learning rate and no scaling by hand.
+
+    Parameters
+    ----------
+    max_steps
+        Steps at most.
+    damping
+        Initial damping, relative to the scaled normal matrix (whose diagonal is 1): 1e-3 trusts the start, 1 does not.
+    """
+
+    max_steps: int = 1000
+    damping: float = 1e-3
+    early_stopping: EarlyStopping | None = None
+
+    name = "Levenberg-Marquardt"
+    unit = "step"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, int) or self.max_steps < 1:
+            raise OptionError(f"max_steps is {self.max_steps!r}; expected a whole number, 1 or more.")
+        if not (0 < self.damping < math.inf):
+            raise OptionError(f"damping is {self.damping!r}; expected a positive number such as 1e-3.")
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a loss that is no sum over rows, or has no curvature to work with."""
+        start = problem.parameters.start
+        finite = math.isfinite(problem.kernel.mean_loss(start))
+        if finite and problem.kernel.linearize(start) is None:
+            raise OptionError(
+                "Levenberg-Marquardt needs a loss per row that curves upwards (squared, huber, soft_l1, cauchy, poisson, or a function "
+                "giving (n,) values); for this one use method='lbfgs' or 'adam'."
+            )
+
+    def start(self, problem: Problem) -> MarquardtRun:
+        """Begin at the start of the problem."""
+        return MarquardtRun(self, problem)
+
+
+class MarquardtRun:
+    """Levenberg-Marquardt at work: where it stands, what it knows there, how much it damps."""
+
+    def __init__(self, method: LevenbergMarquardt, problem: Problem) -> None:
+        self.problem = problem
+        self.lower, self.upper = problem.parameters.lower, problem.parameters.upper
+        self.theta = problem.parameters.start.copy()
+        self.loss = problem.kernel.mean_loss(self.theta)
+        self.damping, self.growth = method.damping, 2.0
+        self.norms = np.zeros(len(self.theta))
+        self.near = self._linearize() if math.isfinite(self.loss) else None
+
+    def final(self) -> Floats:
+        """Give the best parameters found."""
+        return self.theta.copy()
+
+    def step(self) -> Evaluation:
+        """One accepted step, or the end."""
+        before, validation = self.loss, self._validation_loss()
+        if self.near is None or not np.isfinite(self.near.jacobian).all():
+            return Evaluation(before, validation, self.theta, np.full(len(self.theta), np.nan), {"damping": self.damping})
+        gradient, used = self.near.gradient, self.damping
+        status, detail = self._advance(gradient)
+        if status is Status.CONVERGED:
+            self._polish()
+        return Evaluation(before, validation, self.theta.copy(), gradient, {"damping": used}, status, detail)
+
+    def _advance(self, gradient: Floats) -> tuple[Status | None, str]:
+        """Raise the damping until a step lowers the loss; tell when none is worth taking."""
+        near = self.near
+        assert near is not None
+        if len(self.theta) == 0:
+            return Status.CONVERGED, "there is nothing to fit, every parameter is fixed"
+        directions = _Directions(near, self.norms, self._free(gradient))
+        while True:
+            trial = np.clip(self.theta + directions.step(self.damping), self.lower, self.upper)
+            moved = trial - self.theta
+            change = near.jacobian @ moved
+            predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
+            size = np.linalg.norm(self.norms * moved) / max(np.linalg.norm(self.norms * self.theta), np.finfo(float).tiny)
+            if predicted <= WORTHLESS * abs(self.loss) or size <= SMALL_STEP:
+                return Status.CONVERGED, "the loss is at its minimum to rounding"
+            loss = self.problem.kernel.mean_loss(trial)
+            gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
+            if gain > 1e-4 and self._accept(trial, loss, gain):
+                return None, ""
+            self.damping, self.growth = self.damping * self.growth, self.growth * 2
+            if not self.damping < MAX_DAMPING:
+                return Status.STALLED, "every step from here raises the loss; the model may be rough or its derivative wrong"
+
+    def _accept(self, trial: Floats, loss: float, gain: float) -> bool:
+        """Move, unless the derivative is not finite there."""
+        here, known = self.theta, self.near
+        self.theta = trial
+        self.near = self._linearize()
+        if self.near is None or not (np.isfinite(self.near.jacobian).all() and np.isfinite(self.near.residual).all()):
+            self.theta, self.near = here, known
+            return False
+        self.loss = loss
+        self.damping = max(self.damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 1e-15)
+        self.growth = 2.0
+        return True
+
+    def _polish(self) -> None:
+        """Take undamped steps while they shorten the way that is left."""
+        for _ in range(POLISH):
+            near = self.near
+            if near is None or len(self.theta) == 0:
+                return
+            directions = _Directions(near, self.norms, self._free(near.gradient))
+            trial = np.clip(self.theta + directions.step(0.0), self.lower, self.upper)
+            loss = self.problem.kernel.mean_loss(trial)
+            if not loss <= self.loss * (1 + 1e-12) or np.array_equal(trial, self.theta):
+                return
+            here = self.theta
+            self.theta = trial
+            further = self._linearize()
+            left = math.inf if further is None else _Directions(further, self.norms, self._free(further.gradient)).explained
+            if not left < directions.explained:
+                self.theta = here
+                return
+            self.loss, self.near = loss, further
+
+    def _linearize(self) -> Linearization | None:
+        near = self.problem.kernel.linearize(self.theta)
+        if near is not None and np.isfinite(near.jacobian).all():
+            self.norms = np.maximum(self.norms, np.linalg.norm(near.jacobian, axis=0))
+        return near
+
+    def _free(self, gradient: Floats) -> np.ndarray:
+        """Tell which parameters may move: those at a bound only away from it."""
+        return ~(((self.theta <= self.lower) & (gradient > 0)) | ((self.theta >= self.upper) & (gradient < 0)))
+
+    def _validation_loss(self) -> float:
+        if self.problem.validation is None:
+            return math.nan
+        with torch.no_grad():
+            return self.problem.validation.mean_loss(self.theta)
+
+
+class _Directions:
+    """Damped Gauss-Newton steps at one point, for any damping, from one decomposition."""
+
+    def __init__(self, near: Linearization, norms: Floats, free: np.ndarray) -> None:
+        self.free = free
+        self.scale = np.where(norms > 0, norms, 1.0)[free]
+        scaled = near.jacobian[:, free] / self.scale
+        # First to a p x p triangle: the decomposition then costs nothing in n.
+        orthogonal, triangle = np.linalg.qr(scaled)
+        left, self.singular, self.right = np.linalg.svd(triangle)
+        self.projected = left.T @ (orthogonal.T @ near.residual)
+        self.explained = float(np.linalg.norm(self.projected))
+
+    def step(self, damping: float) -> Floats:
+        """Full parameter step, (p,); zero for held parameters."""
+        singular = self.singular
+        negligible = singular <= singular.max(initial=0.0) * len(singular) * np.finfo(float).eps
+        shrunk = np.where(negligible & (damping == 0), 0.0, singular / np.maximum(singular**2 + damping, np.finfo(float).tiny))
+        delta = np.zeros(len(self.free))
+        delta[self.free] = -(self.right.T @ (shrunk * self.projected)) / self.scale
+        return delta

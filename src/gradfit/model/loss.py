@@ -1,0 +1,196 @@
+r"""Losses: how far a prediction is from its target.
+
+A loss gives one number per row, :math:`l_i`; a fit minimises their mean. With :math:`r_i = (f_i - y_i)/\sigma_i`
+(:math:`\sigma_i = 1` where none is given) and :math:`z_i = (r_i/C)^2`, where C is ``f_scale``:
+
+==========  =====================================================================================
+squared     :math:`r^2`
+huber       :math:`C^2 z` where :math:`z \le 1`, else :math:`C^2 (2\sqrt z - 1)`
+soft_l1     :math:`2 C^2 (\sqrt{1 + z} - 1)`
+cauchy      :math:`C^2 \ln(1 + z)`
+poisson     the deviance :math:`2 (f - y + y \ln(y/f))` of counts y with mean f > 0
+==========  =====================================================================================
+
+The robust ones are those of :func:`scipy.optimize.least_squares` (its cost is half the sum). Any function of
+(prediction, target), such as those of :mod:`torch.nn.functional`, is a loss too.
+
+References
+----------
+Triggs et al., *Bundle adjustment: a modern synthesis*, 2000, section 4.3 (robust losses in Gauss-Newton);
+McCullagh and Nelder, *Generalized Linear Models*, 2nd ed., section 2.3 (deviance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfit.data.dataset import Dataset
+from gradfit.errors import DataError, ModelError, OptionError, unknown
+
+# Rows whose loss curves downwards (outliers under a robust loss) keep this share of the steepest row's curvature, so that the
+# Gauss-Newton matrix stays positive; the share decides the speed of convergence, never where it ends.
+CURVATURE_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss by name.
+
+    Attributes
+    ----------
+    name
+        As the report prints it.
+    pointwise
+        ``pointwise(prediction, target, sigma) -> (n,)``; or a single number where ``whole`` is set.
+    kind
+        "least_squares", "robust", "likelihood" or "custom": which statistics may be drawn from it.
+    whole
+        The function gives one number for all rows, so rows have no loss of their own.
+    """
+
+    name: str
+    pointwise: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    kind: str
+    whole: bool = False
+
+    def mean(self, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+        """Mean loss over the rows, a scalar."""
+        value = self.pointwise(prediction, target, sigma)
+        return value if self.whole else value.mean()
+
+
+def squared_error(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+    """((prediction - target) / sigma) ** 2, one per row."""
+    return _residual(prediction, target, sigma) ** 2
+
+
+def poisson_deviance(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+    """Deviance of counts, one per row; NaN where the prediction is not positive."""
+    del sigma
+    positive = torch.where(prediction > 0, prediction, torch.nan)
+    return 2 * (positive - target + torch.xlogy(target, target) - torch.xlogy(target, positive))
+
+
+def _residual(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+    difference = prediction - target
+    return difference if sigma is None else difference / sigma
+
+
+def _huber(z: Tensor) -> Tensor:
+    inside = z <= 1
+    return torch.where(inside, z, 2 * torch.sqrt(torch.where(inside, 1.0, z)) - 1)  # no sqrt at 0: its slope is infinite
+
+
+ROBUST: dict[str, Callable[[Tensor], Tensor]] = {
+    "huber": _huber,
+    "soft_l1": lambda z: 2 * (torch.sqrt(1 + z) - 1),
+    "cauchy": torch.log1p,
+}
+NAMES = ("squared", "poisson", *ROBUST)
+
+
+def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | None = None) -> Loss:
+    """Find a loss by name, or wrap a function of (prediction, target).
+
+    Raises
+    ------
+    OptionError
+        Unknown name; ``f_scale`` with a loss that has no scale, or not positive.
+    DataError
+        Poisson with counts below zero, or sigma with a loss that has no use for it.
+    """
+    if isinstance(loss, str) and loss not in NAMES:
+        raise OptionError(unknown("loss", loss, NAMES, "A function of (prediction, target) also serves."))
+    if f_scale is not None and loss not in ROBUST:
+        raise OptionError(f"f_scale belongs to {', '.join(ROBUST)}; the loss here is {loss!r}.")
+    if f_scale is not None and not (f_scale > 0 and np.isfinite(f_scale)):
+        raise OptionError(f"f_scale is {f_scale!r}; expected a positive number, in units of the residual.")
+    if data.sigma is not None and (loss == "poisson" or not isinstance(loss, str)):
+        raise DataError(f"sigma was given, and the loss {_name(loss)} has no use for it; leave one of them out.")
+    if loss == "squared":
+        return Loss("squared", squared_error, "least_squares")
+    if loss == "poisson":
+        if (data.target < 0).any():
+            raise DataError(f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more.")
+        return Loss("poisson", poisson_deviance, "likelihood")
+    if isinstance(loss, str):
+        return _robust(loss, 1.0 if f_scale is None else float(f_scale))
+    if not callable(loss):
+        raise OptionError(f"loss is {loss!r}; expected one of {', '.join(NAMES)}, or a function of (prediction, target).")
+    return _custom(loss)
+
+
+def _robust(name: str, scale: float) -> Loss:
+    rho = ROBUST[name]
+
+    def pointwise(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+        return scale**2 * rho((_residual(prediction, target, sigma) / scale) ** 2)
+
+    return Loss(name if scale == 1 else f"{name} (f_scale {scale:g})", pointwise, "robust")
+
+
+def _custom(function: Callable[..., Any]) -> Loss:
+    """Try the function on three rows: one number each, or one for all?"""
+    name = _name(function)
+    with torch.no_grad():
+        trial = torch.tensor([0.25, 0.5, 0.75])
+        value = _call(function, name, trial, trial.flip(0))
+    if value.shape not in (torch.Size([]), torch.Size([3])):
+        raise ModelError(f"the loss {name} gave shape {tuple(value.shape)} for 3 rows; expected one number, or one per row.")
+
+    def pointwise(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+        return _call(function, name, prediction, target)
+
+    return Loss(name, pointwise, "custom", whole=value.dim() == 0)
+
+
+def _call(function: Callable[..., Any], name: str, prediction: Tensor, target: Tensor) -> Tensor:
+    try:
+        value = function(prediction, target)
+    except Exception as error:
+        raise ModelError(f"the loss {name} raised {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor):
+        raise ModelError(f"the loss {name} gave {type(value).__name__}; expected a torch tensor, made by torch functions.")
+    return value
+
+
+def _name(loss: object) -> str:
+    return str(getattr(loss, "__name__", None) or type(loss).__name__) if not isinstance(loss, str) else loss
+
+
+def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    r"""Write the loss near a prediction as a sum of squares.
+
+    :math:`\sum_i l_i(f + \delta f) \approx \sum_i (\rho_i + s_i\, \delta f_i)^2 + const` with
+    :math:`s_i = \sqrt{l_i''/2}` and :math:`\rho_i = l_i'/(2 s_i)`.
+
+    Returns
+    -------
+    (residual, weight), each (n,): :math:`\rho` and :math:`s`. None where the loss has no rows or no curvature to use.
+    """
+    if loss.kind == "least_squares":
+        weight = torch.ones_like(prediction) if sigma is None else 1 / sigma
+        return (prediction - target) * weight, weight
+    if loss.whole:
+        return None
+    point = prediction.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss.pointwise(point, target, sigma).sum()
+        (slope,) = torch.autograd.grad(value, point, create_graph=True)
+        if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
+            curvature = 2 / point
+        elif slope.requires_grad:
+            (curvature,) = torch.autograd.grad(slope.sum(), point)
+        else:
+            return None
+    steepest = curvature.max()
+    if not steepest > 0:
+        return None
+    weight = torch.sqrt(torch.clamp(curvature, min=CURVATURE_FLOOR * steepest) / 2).detach()
+    return slope.detach() / (2 * weight), weight

@@ -1,0 +1,244 @@
+"""Model: a function, its data arguments and its parameters.
+
+Three kinds are one thing afterwards: a plain Python function, a formula, a :class:`torch.nn.Module`. Each becomes
+``function(**data, **parameters) -> predictions``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import numbers
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfit.errors import DataError, FormulaError, ModelError
+from gradfit.model.expression import normal, parse
+from gradfit.model.parameters import Parameter
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of ``target`` as a function of data and parameters.
+
+    Attributes
+    ----------
+    kind
+        What it was given as.
+    function
+        ``function(**data, **parameters)``, vectorised over rows.
+    data_names, defaults
+        Its data arguments, and its parameters with what the signature says of them.
+    target
+        Name of the predicted column, where the model or the call names one.
+    text
+        The formula, or the source text of the function: for reading, never run again.
+    label
+        One line for headings.
+    module
+        The module itself (our own copy), for ``kind="module"``.
+    """
+
+    kind: Literal["formula", "function", "module"]
+    function: Callable[..., Any]
+    data_names: tuple[str, ...]
+    defaults: Mapping[str, Parameter]
+    target: str | None
+    text: str | None
+    label: str
+    module: torch.nn.Module | None = None
+
+    def in_precision(self, dtype: torch.dtype) -> Model:
+        """Give the model for data of another dtype: a module's buffers are converted, on a copy."""
+        if self.module is None or all(p.dtype == dtype for p in self.module.parameters()):
+            return self
+        return module_model(copy.deepcopy(self.module).to(dtype), self.data_names, self.target)
+
+
+def formula_model(text: str, *, columns: Collection[str], parameters: Collection[str] = (), target: str | None = None) -> Model:
+    """Read a formula: names that are columns are data, the rest parameters.
+
+    Parameters
+    ----------
+    columns
+        Names of the table's columns.
+    parameters
+        Names that the call speaks of as parameters (start, bounds, fixed, tied).
+    target
+        The target, where the formula does not name one.
+    """
+    formula = parse(text)
+    if formula.target is None and target is None:
+        raise FormulaError(f"which column does {text!r} describe? Write 't_c = {text}', or pass target=.")
+    if formula.target is not None and target is not None and normal(target) != formula.target:
+        raise FormulaError(f"the formula describes {formula.target!r} and target= says {target!r}; leave one out.")
+    known = {normal(column): column for column in columns}
+    aim = target if target is not None else known.get(formula.target or "", formula.target)
+    data = tuple(name for name in formula.names if name in known)
+    _check_roles(data, formula.names, known, parameters, aim)
+
+    def function(**values: Any) -> Any:
+        return formula.evaluate({normal(name): value for name, value in values.items()})
+
+    plain = all(normal(column) == column for column in columns)
+    return Model(
+        kind="formula",
+        function=(lambda **values: formula.evaluate(values)) if plain else function,
+        data_names=tuple(known[name] for name in data),
+        defaults={name: Parameter() for name in formula.names if name not in known},
+        target=aim,
+        text=text,
+        label=text,
+    )
+
+
+def function_model(
+    function: Callable[..., Any],
+    *,
+    columns: Collection[str] | None = None,
+    count: int | None = None,
+    parameters: Collection[str] = (),
+    target: str | None = None,
+) -> Model:
+    """Read a function's signature: data arguments first, then parameters; a default is a starting value.
+
+    Parameters
+    ----------
+    columns
+        Arguments that are columns are data, the rest parameters.
+    count
+        Where arrays were given by position: the first ``count`` arguments are data.
+    """
+    arguments, options = _arguments(function)
+    names = tuple(arguments)
+    if count is not None:
+        if len(names) < count:
+            raise ModelError(f"{_label(function)} takes {len(names)} arguments and {count} arrays of data were given before the target.")
+        data = names[:count]
+    else:
+        known = dict.fromkeys(columns or ())
+        data = tuple(name for name in names if name in known)
+        _check_roles(data, names, known, parameters, target, skip=options)
+    defaults = {name: arguments[name] for name in names if name not in data and (name not in options or name in parameters)}
+    return Model("function", _by_keyword(function), data, defaults, target, _source(function), _label(function))
+
+
+def module_model(module: torch.nn.Module, data_names: Sequence[str], target: str | None) -> Model:
+    """Wrap a module: its parameters are named as torch names them, and start where the module stands.
+
+    The module itself is never changed: gradfit works on a copy. Its input is (n, k), one column per data argument, unless
+    ``forward`` takes several arguments: then each gets one column, (n, 1).
+    """
+    own = copy.deepcopy(module)
+    defaults = {name: Parameter(start=p.detach().cpu().numpy().astype(np.float64)) for name, p in own.named_parameters()}
+    for name, p in own.named_parameters():
+        if not p.requires_grad:
+            defaults[name] = Parameter(start=defaults[name].start, fixed=True)
+    names = tuple(data_names)
+    separate = len(names) > 1 and _positional_count(own.forward) == len(names)
+
+    def function(**values: Tensor) -> Any:
+        columns = [values[name] for name in names]
+        columns = [column.unsqueeze(1) if column.dim() == 1 else column for column in columns]
+        inputs = tuple(columns) if separate else (torch.cat(columns, dim=1),)
+        own.train(torch.is_grad_enabled())  # dropout and batch norm learn only while gradients are taken
+        output = torch.func.functional_call(own, {name: values[name] for name in defaults}, inputs)
+        return output.squeeze(1) if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] == 1 else output
+
+    return Model("module", function, names, defaults, target, repr(module), f"torch.nn module {type(module).__name__}", own)
+
+
+def _check_roles(
+    data: Sequence[str],
+    names: Sequence[str],
+    columns: Mapping[str, Any],
+    parameters: Collection[str],
+    target: str | None,
+    skip: Collection[str] = (),
+) -> None:
+    """Refuse what is probably a slip: no column used, a column named as parameter, a name one letter off a column."""
+    if target is not None and target in data:
+        raise ModelError(f"{target!r} is the target and also an input of the model; a model does not read what it predicts.")
+    both = [name for name in data if name in parameters]
+    if both:
+        raise ModelError(f"{both[0]!r} is a column of the data and was also given as a parameter; rename one.")
+    if not data:
+        raise ModelError(f"no argument of the model is a column of the data; its names: {', '.join(names)}; columns: {', '.join(columns)}.")
+    unused = [column for column in columns if column not in data and column != target]
+    for name in names:
+        near = get_close_matches(name, unused, n=1, cutoff=0.75)
+        if name not in columns and name not in parameters and name not in skip and near:
+            raise ModelError(f"{name!r} is no column; did you mean {near[0]!r}? If it is a parameter, give it a start: start={{{name!r}: 1.0}}.")
+
+
+def _arguments(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[str]]:
+    """Give the arguments by name, and those whose default is no number: options of the function, left as they are."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ModelError(f"the arguments of {_label(function)} cannot be read; wrap it: def model(x, a, b): ...") from None
+    arguments: dict[str, Parameter] = {}
+    options: set[str] = set()
+    for name, argument in signature.parameters.items():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            raise ModelError(f"{_label(function)} takes *{name}; name each parameter, or take one vector parameter and give its start.")
+        default = argument.default
+        if isinstance(default, Parameter):
+            arguments[name] = default
+        elif default is argument.empty:
+            arguments[name] = Parameter()
+        elif isinstance(default, (numbers.Real, np.ndarray, Tensor)) and not isinstance(default, bool):
+            arguments[name] = Parameter(start=default)
+        else:
+            arguments[name] = Parameter()
+            options.add(name)
+    if len(arguments) == 0:
+        raise ModelError(f"{_label(function)} takes no arguments; expected data first, then parameters.")
+    return arguments, options
+
+
+def _by_keyword(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let positional-only arguments be passed by name too."""
+    signature = inspect.signature(function)
+    fixed = [name for name, argument in signature.parameters.items() if argument.kind is argument.POSITIONAL_ONLY]
+    if not fixed:
+        return function
+
+    @functools.wraps(function)
+    def call(**values: Any) -> Any:
+        return function(*(values.pop(name) for name in fixed), **values)
+
+    return call
+
+
+def _positional_count(function: Callable[..., Any]) -> int:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(1 for argument in inspect.signature(function).parameters.values() if argument.kind in kinds)
+
+
+def _source(function: Callable[..., Any]) -> str | None:
+    try:
+        return textwrap.dedent(inspect.getsource(function)).strip()
+    except (OSError, TypeError):
+        return None
+
+
+def _label(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    return "the model" if name == "<lambda>" else name
+
+
+def check_has_parameters(model: Model) -> None:
+    """Refuse a model that has nothing to fit."""
+    if not model.defaults:
+        raise ModelError(f"{model.label} has no parameters; besides data columns it needs a name to fit, such as w in 'w*t_u'.")
+    if model.kind == "module" and not model.data_names:
+        raise DataError("a torch module needs at least one column of data besides the target.")

@@ -1,0 +1,303 @@
+"""Parameters: start values, bounds, fixed and tied ones; and the way from the free vector to named values.
+
+A method moves one vector theta of p free numbers. ``Parameters.values(theta)`` gives every named parameter: free ones cut
+from theta, fixed ones as they are, tied ones computed from the rest. It is a torch computation, so derivatives pass through.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfit.errors import FormulaError, ParameterError, unknown
+from gradfit.model.expression import Formula, normal, parse
+from gradfit.typing import Floats
+
+ASSUMED_START = 1.0
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What is known of a parameter before the fit; also usable as the default in a model's signature.
+
+    Parameters
+    ----------
+    start
+        Starting value: a number, or an array for a vector parameter. None: 1, or a value inside the bounds.
+    lower, upper
+        Bounds, in the parameter's units; None or infinite for none.
+    fixed
+        Keep the starting value.
+    tied
+        A formula of other parameters, ``"2*w"``, or a function of them.
+    """
+
+    start: Any = None
+    lower: float | None = None
+    upper: float | None = None
+    fixed: bool = False
+    tied: str | Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All parameters of a model, in the order of its signature.
+
+    Attributes
+    ----------
+    names
+        Parameter names.
+    specs
+        One :class:`Parameter` per name; ``start`` is a float64 array of the parameter's shape.
+    assumed
+        Names whose start nobody gave.
+    order
+        Names of the tied ones, each after those it depends on.
+    packed
+        Whether a method may hold all free numbers in one tensor. torch modules keep one tensor each, because some
+        optimizers look at shapes.
+    """
+
+    names: tuple[str, ...]
+    specs: Mapping[str, Parameter]
+    assumed: frozenset[str]
+    ties: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]] = field(repr=False)
+    packed: bool = True
+
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """Names of parameters the fit moves."""
+        return tuple(name for name in self.names if not self.specs[name].fixed and self.specs[name].tied is None)
+
+    @property
+    def free_elements(self) -> tuple[str, ...]:
+        """One name per free number: ``w``, or ``c[0]``, ``c[1]`` of a vector."""
+        return tuple(element for name in self.free_names for element in elements(name, self.shape(name)))
+
+    @property
+    def all_elements(self) -> tuple[str, ...]:
+        """One name per number, fixed and tied ones included."""
+        return tuple(element for name in self.names for element in elements(name, self.shape(name)))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter; () for a scalar."""
+        return tuple(self.specs[name].start.shape)
+
+    @property
+    def start(self) -> Floats:
+        """Free vector at the start, (p,)."""
+        return self._free(lambda spec: spec.start)
+
+    @property
+    def lower(self) -> Floats:
+        """Lower bounds of the free vector, (p,); -inf for none."""
+        return self._free(lambda spec: np.full(spec.start.shape, -math.inf if spec.lower is None else spec.lower))
+
+    @property
+    def upper(self) -> Floats:
+        """Upper bounds of the free vector, (p,); inf for none."""
+        return self._free(lambda spec: np.full(spec.start.shape, math.inf if spec.upper is None else spec.upper))
+
+    def _free(self, part: Callable[[Parameter], Any]) -> Floats:
+        parts = [np.ravel(part(self.specs[name])) for name in self.free_names]
+        return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+
+    def namer(self, dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Give ``values(theta) -> {name: tensor}`` for theta of the given dtype; the loop calls it once a step."""
+        free = self.free_names
+        if free == self.names and all(self.shape(name) == () for name in free):
+            return lambda theta: dict(zip(free, theta.unbind(0), strict=True))
+        shapes = [self.shape(name) for name in free]
+        sizes = [math.prod(shape) for shape in shapes]
+        fixed = {
+            name: torch.as_tensor(spec.start, dtype=dtype) for name, spec in self.specs.items() if spec.fixed and spec.tied is None
+        }
+
+        def values(theta: Tensor) -> dict[str, Tensor]:
+            parts = theta.split(sizes) if sizes else ()
+            known = fixed | {name: part.reshape(shape) for name, part, shape in zip(free, parts, shapes, strict=True)}
+            for name, tie in self.ties.items():
+                known[name] = torch.as_tensor(tie(known), dtype=dtype)
+            return {name: known[name] for name in self.names}
+
+        return values
+
+    def all_values(self, theta: Tensor) -> Tensor:
+        """Every number of every parameter as one vector, in the order of ``all_elements``; differentiable."""
+        return torch.cat([value.reshape(-1) for value in self.namer(theta.dtype)(theta).values()])
+
+    def leaves(self, theta: Tensor) -> list[Tensor]:
+        """Cut a free vector into the tensors an optimizer holds: one, or one per parameter with its shape."""
+        if self.packed:
+            return [theta.clone()]
+        shapes = [self.shape(name) for name in self.free_names]
+        parts = theta.split([math.prod(shape) for shape in shapes])
+        return [part.reshape(shape).clone() for part, shape in zip(parts, shapes, strict=True)]
+
+
+def elements(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Name each number of a parameter: ``c`` or ``c[0, 1]``."""
+    return [name] if shape == () else [f"{name}[{', '.join(map(str, index))}]" for index in np.ndindex(shape)]
+
+
+def parameters(
+    defaults: Mapping[str, Parameter],
+    *,
+    start: Mapping[str, Any] | Sequence[float] | None = None,
+    bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
+    fixed: Mapping[str, Any] | Sequence[str] | None = None,
+    tied: Mapping[str, str | Callable[..., Any]] | None = None,
+    packed: bool = True,
+) -> Parameters:
+    """Join what the signature and the call say of each parameter; the call wins.
+
+    Raises
+    ------
+    ParameterError
+        A name the model does not have, a value that is no finite number, reversed bounds, a start outside them, a parameter
+        both fixed and tied, ties that go in a circle.
+    """
+    specs = {name: replace(spec, start=None if spec.start is None else _array(spec.start, name)) for name, spec in defaults.items()}
+    for name, value in _named(start, specs, "start").items():
+        specs[name] = replace(specs[name], start=_array(value, name))
+    for name, pair in _named(bounds, specs, "bounds").items():
+        lower, upper = _pair(pair, name)
+        specs[name] = replace(specs[name], lower=lower, upper=upper)
+    for name, value in _named(_fixed(fixed), specs, "fixed").items():
+        specs[name] = replace(specs[name], fixed=True, start=specs[name].start if value is None else _array(value, name))
+    for name, tie in _named(tied, specs, "tied").items():
+        specs[name] = replace(specs[name], tied=tie)
+    assumed = frozenset(name for name, spec in specs.items() if spec.start is None and spec.tied is None)
+    for name in assumed:
+        if specs[name].fixed:
+            raise ParameterError(f"{name} is fixed and has no value; write fixed={{{name!r}: value}}.")
+    complete = {name: _checked(name, spec) for name, spec in specs.items()}
+    return Parameters(tuple(complete), complete, assumed, _ties(complete), packed)
+
+
+def _checked(name: str, spec: Parameter) -> Parameter:
+    lower = -math.inf if spec.lower is None else float(spec.lower)
+    upper = math.inf if spec.upper is None else float(spec.upper)
+    if math.isnan(lower) or math.isnan(upper) or lower >= upper:
+        raise ParameterError(f"bounds of {name} are ({spec.lower}, {spec.upper}); expected lower < upper.")
+    if spec.tied is not None and spec.fixed:
+        raise ParameterError(f"{name} is both fixed and tied; choose one.")
+    if spec.tied is not None and (spec.lower is not None or spec.upper is not None):
+        raise ParameterError(f"{name} is tied and has bounds; bound the parameters it is computed from.")
+    start = np.array(_inside(lower, upper)) if spec.start is None else spec.start
+    if not spec.fixed and spec.tied is None and ((start < lower) | (start > upper)).any():
+        raise ParameterError(f"start of {name} is {_shown(start)}, outside its bounds ({lower:g}, {upper:g}); start inside.")
+    return replace(spec, start=start, lower=None if lower == -math.inf else lower, upper=None if upper == math.inf else upper)
+
+
+def _inside(lower: float, upper: float) -> float:
+    """Choose a start where none was given: 1, or if the bounds exclude it, one within them."""
+    if lower < ASSUMED_START < upper:
+        return ASSUMED_START
+    if math.isfinite(lower) and math.isfinite(upper):
+        return 0.5 * (lower + upper)
+    return lower + max(1.0, abs(lower)) if math.isfinite(lower) else upper - max(1.0, abs(upper))
+
+
+def _named(given: Any, specs: Mapping[str, Parameter], what: str) -> dict[str, Any]:
+    """Check that every name is a parameter; a sequence of starts is matched by order."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        try:
+            listed = list(given)
+        except TypeError:
+            listed = [given]
+        if what != "start" or len(listed) != len(specs) or isinstance(given, str):
+            example = f"{what}={{{next(iter(specs))!r}: ...}}" if specs else f"{what}={{}}"
+            raise ParameterError(f"{what} is {given!r}; expected a dict by parameter name, {example}, of {', '.join(specs)}.")
+        return dict(zip(specs, listed, strict=True))
+    by_name = {normal(str(name)): value for name, value in given.items()}
+    for name in by_name:
+        if name not in specs:
+            raise ParameterError(unknown("parameter", name, specs, f"It was named in {what}."))
+    return by_name
+
+
+def _fixed(fixed: Mapping[str, Any] | Sequence[str] | None) -> Mapping[str, Any] | None:
+    """A list of names means: fixed where they start."""
+    if fixed is None or isinstance(fixed, Mapping):
+        return fixed
+    return dict.fromkeys([fixed] if isinstance(fixed, str) else fixed)
+
+
+def _array(value: Any, name: str) -> Floats:
+    try:
+        array = np.array(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} is {value!r}; expected a number, or an array of numbers.") from None
+    if not np.isfinite(array).all() or array.size == 0:
+        raise ParameterError(f"{name} is {_shown(array)}; expected finite numbers.")
+    return array
+
+
+def _pair(pair: Any, name: str) -> tuple[float | None, float | None]:
+    try:
+        lower, upper = pair
+        return (None if lower is None else float(lower)), (None if upper is None else float(upper))
+    except (TypeError, ValueError):
+        raise ParameterError(f"bounds of {name} are {pair!r}; expected (lower, upper), None for no bound.") from None
+
+
+def _shown(value: Floats) -> str:
+    return f"{float(value):g}" if value.ndim == 0 else str(value.tolist())
+
+
+def _ties(specs: Mapping[str, Parameter]) -> dict[str, Callable[[Mapping[str, Tensor]], Tensor]]:
+    """Order the tied parameters so that each comes after those it is computed from."""
+    waiting = {name: _tie(name, spec.tied, specs) for name, spec in specs.items() if spec.tied is not None}
+    ordered: dict[str, Callable[[Mapping[str, Tensor]], Tensor]] = {}
+    while waiting:
+        ready = [name for name, (_, needs) in waiting.items() if not needs & set(waiting)]
+        if not ready:
+            raise ParameterError(f"tied parameters go in a circle: {', '.join(waiting)}; at least one of them must be free.")
+        for name in ready:
+            ordered[name] = waiting.pop(name)[0]
+    return ordered
+
+
+def _tie(
+    name: str, tied: str | Callable[..., Any] | None, specs: Mapping[str, Parameter]
+) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], set[str]]:
+    if callable(tied):
+        needs = tuple(inspect.signature(tied).parameters)
+        function = tied
+
+        def evaluate(known: Mapping[str, Tensor]) -> Tensor:
+            return torch.as_tensor(function(**{need: known[need] for need in needs}))
+
+    elif isinstance(tied, str):
+        formula = _tie_formula(name, tied)
+        needs = formula.names
+
+        def evaluate(known: Mapping[str, Tensor]) -> Tensor:
+            return torch.as_tensor(formula.evaluate(known))
+
+    else:
+        raise ParameterError(f"{name} is tied to {tied!r}; expected a formula of other parameters, such as '2*w', or a function.")
+    for need in needs:
+        if need not in specs:
+            raise ParameterError(unknown("parameter", need, specs, f"{name} is tied to it."))
+    return evaluate, set(needs)
+
+
+def _tie_formula(name: str, text: str) -> Formula:
+    try:
+        formula = parse(text)
+    except FormulaError as error:
+        raise ParameterError(f"{name} is tied to {text!r}: {error}") from None
+    if formula.target is not None:
+        raise ParameterError(f"{name} is tied to {text!r}; write only the right side, without '='.")
+    return formula

@@ -1,0 +1,1 @@
+"""A FitRecord as text, pictures, a page, a file. Nothing is computed here."""

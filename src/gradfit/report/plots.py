@@ -1,0 +1,219 @@
+"""Pictures: data and fit with its band, residuals, learning curves. The only door to matplotlib.
+
+Colours are Okabe and Ito's, which people with colour-blind eyes can tell apart; training is blue, validation orange, in
+every picture.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradfit.errors import MissingDependencyError, StorageError
+from gradfit.report.storage import write_whole
+from gradfit.statistics.record import FitRecord
+from gradfit.typing import Floats
+
+BLUE, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#222222", "#8a8a8a"
+CURVE_POINTS = 201
+MAX_DRAWN = 1500  # markers and vertices of a curve in one picture: beyond, an even selection is drawn
+SIZE = (6.4, 4.0)
+# Chinese labels, where one of these is installed.
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The fitted curve on a grid, with its confidence band; each (m,)."""
+
+    x: Floats
+    value: Floats
+    lower: Floats
+    upper: Floats
+
+
+def grid(x: Floats) -> Floats:
+    """Give points over the range of x, for a smooth curve."""
+    return np.linspace(float(x.min()), float(x.max()), CURVE_POINTS)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib  # noqa: PLC0415
+    except ImportError:
+        raise MissingDependencyError("pictures need matplotlib; run: pip install 'gradfit[plot]'") from None
+    return matplotlib
+
+
+@cache
+def _fonts() -> list[str]:
+    _matplotlib()
+    from matplotlib import font_manager  # noqa: PLC0415
+
+    installed = set(font_manager.get_font_names())
+    return [name for name in FONTS if name in installed]
+
+
+def _figure(title: str) -> tuple[Any, Any]:
+    """Make a figure that belongs to no window and to no global state."""
+    _matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize=11, color=BLACK, parse_math=False, family=_fonts())
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _label(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x, parse_math=False, family=_fonts())
+    axes.set_ylabel(y, parse_math=False, family=_fonts())
+
+
+def _legend(axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        axes.legend(frameon=False, fontsize=9, prop={"family": _fonts(), "size": 9})
+
+
+def _abscissa(record: FitRecord) -> tuple[Floats, str]:
+    """What to draw against: the input where there is one, else the prediction."""
+    names = record.model.data_names
+    column = record.points.columns[names[0]]
+    if len(names) == 1 and column.ndim == 1:
+        return column, names[0]
+    return record.points.prediction, f"predicted {record.model.target}"
+
+
+def fit_figure(record: FitRecord, curve: Curve | None) -> Any:
+    """Data with the fitted curve and its 95% confidence band; for several inputs measured against predicted."""
+    points, target = record.points, record.model.target
+    x, label = _abscissa(record)
+    figure, axes = _figure(f"{target}: data and fit" if curve is not None else f"{target}: measured and predicted")
+    _markers(axes, record, x, points.target, points.sigma)
+    if curve is not None:
+        axes.plot(curve.x, curve.value, color=BLACK, linewidth=1.4, label="fit", zorder=3)
+        if np.isfinite(curve.lower).all():
+            axes.fill_between(curve.x, curve.lower, curve.upper, color=BLACK, alpha=0.12, linewidth=0, label="95% confidence")
+    else:
+        _diagonal(axes, record, x, label)
+    _label(axes, label, target)
+    _legend(axes)
+    return figure
+
+
+def _diagonal(axes: Any, record: FitRecord, x: Floats, label: str) -> None:
+    """Without a curve: the line of perfect prediction, or the predictions themselves."""
+    if label.startswith("predicted "):
+        ends = [float(np.nanmin(x)), float(np.nanmax(x))]
+        axes.plot(ends, ends, color=BLACK, linewidth=1.2, label="measured = predicted")
+    else:
+        order = np.argsort(x)
+        axes.plot(*_thin(x[order], record.points.prediction[order]), color=BLACK, linewidth=1.2, label="fit")
+
+
+def residual_figure(record: FitRecord) -> Any:
+    """Residuals against the input (or the prediction, where there are several inputs)."""
+    points = record.points
+    x, label = _abscissa(record)
+    figure, axes = _figure("residuals: measured - predicted" + (", in units of sigma" if points.sigma is not None else ""))
+    _markers(axes, record, x, (points.target - points.prediction) / (1.0 if points.sigma is None else points.sigma), None)
+    axes.axhline(0, color=BLACK, linewidth=1)
+    _label(axes, label, f"residual of {record.model.target}")
+    _legend(axes)
+    return figure
+
+
+def history_figure(record: FitRecord) -> Any:
+    """Learning curves: training and validation loss by epoch, with the verdict."""
+    history, found = record.history, record.diagnosis
+    figure, axes = _figure(f"learning curves: {f'({found.letter}) ' if found.letter else ''}{found.verdict}")
+    curves = [("train_loss", "training", BLUE), ("validation_loss", "validation", ORANGE)]
+    drawn = [(history[name], label, color) for name, label, color in curves if np.isfinite(history[name]).any()]
+    for values, label, color in drawn:
+        marker = {"marker": "o", "markersize": 4} if len(history) <= 30 else {}
+        axes.plot(*_thin(history["epoch"], values), color=color, linewidth=1.4, label=label, **marker)
+    if record.steps > 0 and drawn and all(np.nanmin(np.where(np.isfinite(v), v, np.nan)) > 0 for v, _, _ in drawn):
+        axes.set_yscale("log")
+    _label(axes, record.unit, f"mean loss ({record.loss_name})")
+    _legend(axes)
+    return figure
+
+
+def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats | None) -> None:
+    """Draw training rows in blue, validation rows in orange."""
+    held_out = record.points.held_out
+    parts: Sequence[tuple[np.ndarray, str, str, str]] = [(~held_out, "training" if held_out.any() else "data", BLUE, "o"), (held_out, "validation", ORANGE, "D")]
+    for rows, label, color, marker in parts:
+        if not rows.any():
+            continue
+        chosen = np.flatnonzero(rows)
+        chosen = chosen[:: -(-len(chosen) // MAX_DRAWN)]
+        size = 4.5 if len(chosen) <= 200 else 2.0
+        error = None if sigma is None else sigma[chosen]
+        axes.errorbar(x[chosen], y[chosen], yerror(error), fmt=marker, color=color, markersize=size, elinewidth=0.8, label=label, zorder=2)
+
+
+def yerror(sigma: Floats | None) -> Floats | None:
+    """Error bars of one sigma; none drawn where there are too many to see."""
+    return sigma if sigma is not None and len(sigma) <= 200 else None
+
+
+def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Draw a long curve by its envelope: the lowest and the highest value of each stretch, so that no spike is lost."""
+    if len(x) <= MAX_DRAWN:
+        return x, y
+    kept: set[int] = {0, len(x) - 1}
+    for stretch in np.array_split(np.arange(len(x)), MAX_DRAWN // 2):
+        values = np.where(np.isfinite(y[stretch]), y[stretch], 0.0)
+        kept.update((int(stretch[values.argmin()]), int(stretch[values.argmax()])))
+    index = np.array(sorted(kept))
+    return x[index], y[index]
+
+
+def show(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+    """Write a figure to a file if a path is given, whole or not at all; give the figure back."""
+    if path is None:
+        return figure
+    suffix = Path(path).suffix.lstrip(".").lower()
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if suffix not in known:
+        raise StorageError(f"pictures cannot be written as {Path(path).suffix!r}; known: {', '.join(known)}.")
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix, dpi=150)
+    write_whole(path, content.getvalue())
+    return figure
+
+
+def svg(figure: Any, name: str) -> str:
+    """Give a figure as SVG to stand inside a page: no address, no fonts, no clashing ids, the same bytes every time."""
+    matplotlib = _matplotlib()
+    content = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # the browser draws the text, with its own fonts
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    drawing = content.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", drawing).replace("xlink:href", "href")
+    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"|(<svg[^>]*?) height="[^"]*" width="[^"]*"', r"\1\2", drawing, count=1)
+    # matplotlib numbers its groups from 1 in every figure: on one page they need a name of their own.
+    drawing = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', drawing)
+    drawing = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', drawing)
+    drawing = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", drawing)
+    return re.sub(r"\n\s*", "\n", drawing).strip()

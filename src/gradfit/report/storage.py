@@ -1,0 +1,186 @@
+"""A FitRecord as a JSON file, and back.
+
+The file carries a schema number. Reading takes any schema up to ours; numbers are written so that they read back to the same
+bits, NaN and infinity as the texts "NaN", "Infinity", "-Infinity". A file is written whole or not at all: to a temporary
+name beside it, flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradfit.errors import StorageError
+from gradfit.statistics.diagnosis import Diagnosis
+from gradfit.statistics.goodness import Goodness
+from gradfit.statistics.record import Estimate, FitRecord, History, ModelRecord, Points
+
+FORMAT = "gradfit fit"
+SCHEMA = 1
+
+
+def to_json(record: FitRecord) -> str:
+    """Write a record as JSON text."""
+    content = {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    return json.dumps({"format": FORMAT, "schema": SCHEMA, **content}, ensure_ascii=False, allow_nan=False, indent=1)
+
+
+def from_json(text: str) -> FitRecord:
+    """Read a record from JSON text.
+
+    Raises
+    ------
+    StorageError
+        No JSON, no fit, a newer schema, or parts missing.
+    """
+    try:
+        stored = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise StorageError(f"this is no JSON ({error}); expected a file that fit.save() wrote.") from None
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise StorageError("this JSON is no saved fit; expected a file that fit.save() wrote.")
+    schema = stored.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise StorageError(f"the file has schema {schema!r} and this gradfit reads up to {SCHEMA}; upgrade gradfit.")
+    try:
+        return _record(stored)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise StorageError(f"the saved fit is damaged or incomplete ({type(error).__name__}: {error}); save it again.") from None
+
+
+def _record(stored: dict[str, Any]) -> FitRecord:
+    fields = {field.name: stored[field.name] for field in dataclasses.fields(FitRecord)}
+    model, points, diagnosis = fields["model"], fields["points"], fields["diagnosis"]
+    p = len(fields["names"])
+    fields |= {
+        "model": ModelRecord(
+            **{
+                **model,
+                "data_names": tuple(model["data_names"]),
+                "shapes": {name: tuple(int(size) for size in shape) for name, shape in model["shapes"].items()},
+            }
+        ),
+        "estimates": tuple(_estimate(estimate) for estimate in fields["estimates"]),
+        "names": tuple(fields["names"]),
+        "warnings": tuple(fields["warnings"]),
+        "covariance": _array(fields["covariance"]).reshape(p, p),
+        "fold_losses": tuple(_number(loss) for loss in fields["fold_losses"]),
+        "goodness": Goodness(**{name: _number(value) for name, value in fields["goodness"].items()}),
+        "history": History({name: _array(values) for name, values in fields["history"].items()}),
+        "diagnosis": Diagnosis(**{**diagnosis, "reasons": tuple(diagnosis["reasons"])}),
+        "points": Points(
+            columns={name: _array(values) for name, values in points["columns"].items()},
+            target=_array(points["target"]),
+            prediction=_array(points["prediction"]),
+            sigma=None if points["sigma"] is None else _array(points["sigma"]),
+            held_out=np.array(points["held_out"], dtype=bool),
+            complete=bool(points["complete"]),
+        ),
+    }
+    numbers = ("loss", "validation_loss", "dof", "noise")
+    record = FitRecord(**{**fields, **{name: _number(fields[name]) for name in numbers}})
+    if sum(math.prod(shape) for shape in record.model.shapes.values()) != len(record.estimates):
+        raise ValueError("shapes and estimates disagree")
+    return record
+
+
+def _estimate(stored: Mapping[str, Any]) -> Estimate:
+    numbers = ("value", "stderr", "lower", "upper", "start")
+    low, high = stored["bounds"]
+    return Estimate(**{**stored, **{name: _number(stored[name]) for name in numbers}, "bounds": (_number(low), _number(high))})
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into what JSON knows."""
+    if isinstance(value, History):
+        return {name: _plain(column) for name, column in value.to_dict().items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _number(stored: Any) -> float:
+    if isinstance(stored, str) and stored not in ("NaN", "Infinity", "-Infinity"):
+        raise ValueError(f"{stored!r} is no number")
+    return float(stored)
+
+
+def _array(stored: Any) -> np.ndarray:
+    array = np.array(stored)
+    return np.array([_number(value) for value in array.ravel()], dtype=np.float64).reshape(array.shape)
+
+
+def read_whole(path: str | os.PathLike[str]) -> str:
+    """Read a text file; StorageError says what is wrong with it."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise StorageError(f"there is no file {str(path)!r}; check the name and the folder.") from None
+    except UnicodeDecodeError:
+        raise StorageError(f"{str(path)!r} is no text; expected a file that fit.save() wrote.") from None
+    except OSError as error:
+        raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a file whole or not at all: under a temporary name, to disk, then under its own.
+
+    Raises
+    ------
+    StorageError
+        No such folder, no permission, a full disk; what was there before is untouched.
+    """
+    target = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode(target))
+        os.replace(temporary, target)
+        temporary = None
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise StorageError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _mode(target: Path) -> int:
+    """Permissions the file had, or those a new file gets (mkstemp's are private)."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; where a system cannot open folders there is nothing to do."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,387 @@
+"""FitResult: a FitRecord with verbs: predict, plot, report, save."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.trace import trace
+from gradfit.data.dataset import Dataset, real
+from gradfit.data.sources import read
+from gradfit.errors import DataError, GradfitError, ModelError, OptionError, unknown
+from gradfit.model.parameters import Parameter, parameters
+from gradfit.report import html, plots, storage, text
+from gradfit.statistics.covariance import correlation
+from gradfit.statistics.diagnosis import Diagnosis
+from gradfit.statistics.intervals import Band, band, t_interval
+from gradfit.statistics.record import Estimate, FitRecord, History
+from gradfit.typing import Floats, IntervalKind
+
+GRAPH_AGREEMENT = 1e-9
+GRAPH_ROWS = 1000
+
+
+class FitResult:
+    """What a fit found, and what can be done with it.
+
+    Everything known is in ``record``, plain values; the properties below are its names on the public face.
+    """
+
+    def __init__(self, record: FitRecord, predictor: EagerKernel | None = None) -> None:
+        self.record = record
+        self._predictor = predictor
+
+    # --- parameters ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def params(self) -> Mapping[str, Estimate]:
+        """Each parameter by name: value, stderr, lower, upper (95%), fixed, tied, at_bound, start, reason."""
+        return {estimate.name: estimate for estimate in self.record.estimates}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Fitted values by parameter, as the model takes them: numbers, arrays for vector parameters."""
+        flat = iter(estimate.value for estimate in self.record.estimates)
+        result: dict[str, Any] = {}
+        for name, shape in self.record.model.shapes.items():
+            numbers = [next(flat) for _ in range(math.prod(shape))]
+            result[name] = np.array(numbers).reshape(shape) if shape else numbers[0]
+        return result
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all parameters that are not fixed: the order of ``covariance``."""
+        return self.record.names
+
+    @property
+    def covariance(self) -> Floats:
+        """Covariance of ``names``, (p, p), in parameter units squared; NaN where it cannot be vouched for."""
+        return self.record.covariance.copy()
+
+    @property
+    def correlation(self) -> Floats:
+        """Correlation matrix of ``names``, (p, p)."""
+        return correlation(self.record.covariance)
+
+    def intervals(self, level: float = 0.95, kind: str = "t") -> dict[str, tuple[float, float]]:
+        """Interval of each parameter: value ± t * stderr, Student's t with ``dof`` degrees of freedom.
+
+        Raises
+        ------
+        OptionError
+            A level outside (0, 1), or a kind this version does not have.
+        """
+        if kind != "t":
+            raise OptionError(unknown("kind of interval", kind, ("t",)))
+        return {
+            name: t_interval(estimate.value, estimate.stderr, level=level, dof=self.record.dof) for name, estimate in self.params.items()
+        }
+
+    # --- how it went --------------------------------------------------------------------------------------------------
+
+    @property
+    def success(self) -> bool:
+        """Whether the fit reached a minimum, or did all it was asked to."""
+        return self.record.success
+
+    @property
+    def status(self) -> str:
+        """How it ended, one word: converged, completed, stopped_early, not_converged, stalled, diverged, not_finite."""
+        return self.record.status
+
+    @property
+    def message(self) -> str:
+        """How it ended, a sentence."""
+        return self.record.message
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What deserves a look before the numbers are used."""
+        return self.record.warnings
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """Reading of the learning curves: verdict, letter, reasons, advice."""
+        return self.record.diagnosis
+
+    @property
+    def history(self) -> History:
+        """Row e: loss and gradient before step e, parameters after it."""
+        return self.record.history
+
+    @property
+    def engine(self) -> str:
+        """What computed the fit."""
+        return self.record.engine
+
+    @property
+    def engine_reason(self) -> str:
+        """Why that engine, and how the model was called."""
+        return self.record.engine_reason
+
+    # --- how good it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the training rows at the fitted parameters."""
+        return self.record.loss
+
+    @property
+    def validation_loss(self) -> float:
+        """Mean loss over the validation rows; NaN without any."""
+        return self.record.validation_loss
+
+    @property
+    def cross_validation(self) -> Floats:
+        """Mean loss on each fold when fitted without it, (folds,); empty without ``folds``. Its mean is the cross-validated loss."""
+        return np.array(self.record.fold_losses)
+
+    @property
+    def n(self) -> int:
+        """Rows that were fitted."""
+        return self.record.n
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom n - p; infinite where the noise is known (absolute sigma, counts)."""
+        return self.record.dof
+
+    @property
+    def chi_square(self) -> float:
+        """Sum of squared residuals in units of sigma; NaN for other losses."""
+        return self.record.goodness.chi_square
+
+    @property
+    def reduced_chi_square(self) -> float:
+        """chi_square / (n - p)."""
+        return self.record.goodness.reduced_chi_square
+
+    @property
+    def r_squared(self) -> float:
+        """Share of the target's variance that the model explains."""
+        return self.record.goodness.r_squared
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion."""
+        return self.record.goodness.aic
+
+    @property
+    def aicc(self) -> float:
+        """Akaike's criterion corrected for few points."""
+        return self.record.goodness.aicc
+
+    @property
+    def bic(self) -> float:
+        """Bayesian information criterion."""
+        return self.record.goodness.bic
+
+    # --- predict ------------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        *inputs: Any,
+        data: Any = None,
+        interval: IntervalKind | None = None,
+        level: float = 0.95,
+        sigma: Any = None,
+        encoding: str = "utf-8",
+    ) -> Any:
+        """Predict the target for new data.
+
+        Parameters
+        ----------
+        *inputs
+            One array per data argument of the model, in its order; or one table.
+        data
+            A table (dict, data frame, path) with the model's data columns.
+        interval
+            "confidence": where the curve lies; "prediction": where one more measurement would fall.
+        sigma
+            Standard deviations of the new points, for "prediction" of a fit that had sigma.
+
+        Returns
+        -------
+        (m,) predictions, or a :class:`~gradfit.statistics.intervals.Band` (value, lower, upper) with ``interval``.
+
+        Raises
+        ------
+        DataError
+            Missing columns, wrong lengths, values that are not finite.
+        ModelError
+            A loaded result whose model could not be stored.
+        """
+        columns = self._columns(inputs, data, encoding)
+        predictor = self._ready()
+        m = len(next(iter(columns.values())))
+        kernel = predictor.on(Dataset(columns, np.zeros(m), "", None, np.arange(m)))
+        if interval is None:
+            with torch.no_grad():
+                point = torch.as_tensor(kernel.parameters.start, dtype=kernel.dtype)
+                return kernel.predict(point).double().numpy()
+        value, derivative = kernel.jacobian(kernel.parameters.start)
+        kept = [index for index, estimate in enumerate(self.record.estimates) if not estimate.fixed]
+        return band(
+            value, derivative[:, kept], self.record.covariance, kind=interval, level=level, dof=self.record.dof,
+            noise=self._noise(sigma, m) if interval == "prediction" else 0.0,
+        )  # fmt: skip
+
+    def _columns(self, inputs: tuple[Any, ...], data: Any, encoding: str) -> dict[str, Floats]:
+        names = self.record.model.data_names
+        if len(inputs) == 1 and data is None and (isinstance(inputs[0], (Mapping, str, os.PathLike)) or hasattr(inputs[0], "columns")):
+            inputs, data = (), inputs[0]
+        if bool(inputs) == (data is not None):
+            raise DataError(f"predict takes one array for each of {', '.join(names)}, or a table with these columns.")
+        if data is not None:
+            table = read(data, encoding=encoding)
+            columns = {name: real(table[name], name) for name in names}
+        else:
+            if len(inputs) != len(names):
+                raise DataError(f"predict was given {len(inputs)} arrays; expected {len(names)}: {', '.join(names)}.")
+            columns = {
+                name: real(np.atleast_1d(values) if np.ndim(values) == 0 else values, name)
+                for name, values in zip(names, inputs, strict=True)
+            }
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"the columns have different lengths: {lengths}; give one value per row in each.")
+        for name, column in columns.items():
+            if not np.isfinite(column).all():
+                raise DataError(f"{name} holds {int((~np.isfinite(column)).sum())} values that are NaN or infinite; leave those rows out.")
+        return columns
+
+    def _noise(self, sigma: Any, m: int) -> Floats | float:
+        if self.record.points.sigma is not None and sigma is None:
+            raise DataError("this fit had a sigma per point; pass sigma= of the new points to predict where a measurement falls.")
+        if not math.isfinite(self.record.noise):
+            raise OptionError(f"a prediction interval needs the noise of one point, which the loss {self.record.loss_name} does not give.")
+        return self.record.noise * (np.broadcast_to(np.asarray(sigma, dtype=np.float64), m) if sigma is not None else 1.0)
+
+    def _ready(self) -> EagerKernel:
+        if self._predictor is None:
+            model = self.record.model
+            raise ModelError(f"this loaded result cannot predict: {model.needs}. Fit again with the function {model.label} at hand.")
+        return self._predictor
+
+    def module(self) -> torch.nn.Module:
+        """Give a copy of the fitted torch module, with the fitted parameters; in evaluation mode."""
+        predictor = self._ready()
+        if predictor.model.module is None:
+            raise ModelError(f"{self.record.model.label} is no torch module; use predict().")
+        copy = predictor.model.in_precision(predictor.dtype).module
+        assert copy is not None
+        state = {name: torch.as_tensor(value, dtype=predictor.dtype) for name, value in self.values.items()}
+        copy.load_state_dict(copy.state_dict() | state)
+        return copy.eval()
+
+    # --- show ---------------------------------------------------------------------------------------------------------
+
+    def report(self) -> str:
+        """Everything a reader needs, as text."""
+        return text.report(self.record)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw data, fit and confidence band. Returns a matplotlib figure; also written to ``path`` if given."""
+        return plots.show(plots.fit_figure(self.record, self._curve()), path)
+
+    def plot_history(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the learning curves. Returns a matplotlib figure."""
+        return plots.show(plots.history_figure(self.record), path)
+
+    def plot_residuals(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the residuals against the input. Returns a matplotlib figure."""
+        return plots.show(plots.residual_figure(self.record), path)
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Give the report as one self-contained page; also written to ``path`` if given."""
+        page = html.page(self.record, self._curve())
+        if path is not None:
+            storage.write_whole(path, page)
+        return page
+
+    def _curve(self) -> plots.Curve | None:
+        """The fitted curve with its band over the range of the data; None where there is more than one input."""
+        points, names = self.record.points, self.record.model.data_names
+        columns = [points.columns[name] for name in names]
+        if self._predictor is None or len(columns) != 1 or columns[0].ndim != 1 or len(columns[0]) == 0:
+            return None
+        grid = plots.grid(columns[0])
+        try:
+            curve = self.predict(grid, interval="confidence")
+        except (GradfitError, RuntimeError):  # a model that only works on its own rows: the picture shows predictions there
+            return None
+        return plots.Curve(grid, curve.value, curve.lower, curve.upper) if np.isfinite(curve.value).any() else None
+
+    # --- keep ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result as JSON: readable by any gradfit, and by anything that reads JSON. Never half written."""
+        storage.write_whole(path, storage.to_json(self._storable()))
+
+    def to_json(self) -> str:
+        """The result as JSON text, as ``save`` writes it."""
+        return storage.to_json(self._storable())
+
+    def _storable(self) -> FitRecord:
+        """Add the model's graph, so that the loaded result predicts without the function."""
+        record, predictor = self.record, self._predictor
+        if record.model.kind == "formula" or record.model.graph is not None or predictor is None:
+            return record
+        if record.model.kind == "module" or predictor.numeric or any(record.model.shapes.values()):
+            what = {"module": "a torch module"}.get(record.model.kind, "a numpy function" if predictor.numeric else "a model with vectors")
+            return replace(record, model=replace(record.model, needs=f"{what} cannot be stored as data"))
+        columns = {name: column[:GRAPH_ROWS] for name, column in record.points.columns.items()}
+        found = _row_graph(predictor, columns, self.values)
+        if isinstance(found, str):
+            return replace(record, model=replace(record.model, needs=found))
+        return replace(record, model=replace(record.model, graph=found))
+
+    # --- in a terminal, in a notebook ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        """Values with errors, and how it ended."""
+        return text.brief(self.record)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self.record)
+
+
+def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Mapping[str, float]) -> dict[str, Any] | str:
+    """Trace the model for one row and check that the graph gives the model's own predictions."""
+    if any(column.ndim > 1 for column in columns.values()):
+        return "the model takes a table, not one number per row"
+    # All values differ: the tracer would take equal tensors for one.
+    example = {
+        name: torch.tensor(float(number) * (1 + 1e-9 * place) + 1e-12 * place, dtype=torch.float64)
+        for place, (name, number) in enumerate(({name: column[0] for name, column in columns.items()} | dict(values)).items(), start=1)
+    }
+    graph = trace(predictor.call, example)
+    if isinstance(graph, str):
+        return graph
+    rows = {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
+    known = {name: torch.tensor(float(value), dtype=torch.float64) for name, value in values.items()}
+    ours = graph.evaluate(rows | known).expand(len(next(iter(rows.values())))).numpy()
+    theirs = predictor.call(**rows, **known).numpy()
+    if not np.allclose(ours, theirs, rtol=GRAPH_AGREEMENT, atol=0, equal_nan=True):
+        return "the model mixes rows, or branches on their values"
+    return graph.to_dict()
+
+
+def predictor_for(record: FitRecord, kernel: EagerKernel) -> EagerKernel:
+    """Give a kernel whose start is the solution, all parameters free, in float64 where the model allows."""
+    flat = iter(estimate.value for estimate in record.estimates)
+    fitted = {
+        name: Parameter(start=np.array([next(flat) for _ in range(math.prod(shape))]).reshape(shape))
+        for name, shape in record.model.shapes.items()
+    }
+    return replace(kernel, parameters=parameters(fitted, packed=kernel.parameters.packed))

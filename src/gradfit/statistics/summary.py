@@ -1,0 +1,212 @@
+"""From an outcome to a FitRecord: uncertainties, goodness, verdict, and everything worth a warning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gradfit.compiler.eager import EagerKernel
+from gradfit.data.dataset import Dataset
+from gradfit.drivers.single import MAX_LINEARIZED, Outcome
+from gradfit.methods.method import Method, Status
+from gradfit.model.model import Model
+from gradfit.model.parameters import Parameters, elements
+from gradfit.statistics.covariance import Covariance, covariance, propagate
+from gradfit.statistics.diagnosis import Diagnosis, diagnose
+from gradfit.statistics.goodness import Goodness, goodness
+from gradfit.statistics.intervals import t_interval
+from gradfit.statistics.record import LEVEL, Estimate, FitRecord, ModelRecord, Points, history
+from gradfit.typing import Floats
+
+MAX_POINTS = 5000  # rows kept for pictures
+BOUND_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a fit was asked for, as far as the summary needs it."""
+
+    model: Model
+    parameters: Parameters
+    data: Dataset
+    validation: Dataset | None
+    method: Method
+    absolute_sigma: bool
+    dropped: int
+
+
+def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_losses: Floats) -> FitRecord:
+    """Draw every conclusion a fit allows."""
+    solution, data = outcome.solution, setting.data
+    kind = kernel.loss_kind
+    spread = _covariance(outcome, kernel, setting)
+    estimates, names, full = _estimates(outcome, setting, spread)
+    free = len(solution.theta)
+    fit_quality = _goodness(outcome, kind, setting, free)
+    dof = math.inf if setting.absolute_sigma or kind == "likelihood" else float(data.n - free)
+    diagnosis = _diagnosis(outcome, setting)
+    return FitRecord(
+        model=_model_record(setting),
+        estimates=estimates,
+        names=names,
+        covariance=full,
+        covariance_kind=spread.kind,
+        status=solution.status.name.lower(),
+        success=solution.status.success,
+        message=solution.message,
+        warnings=_warnings(outcome, setting, estimates, kernel),
+        loss_name=kernel.loss_function.name,
+        loss=outcome.loss,
+        validation_loss=math.nan if outcome.validation_loss is None else outcome.validation_loss,
+        fold_losses=tuple(float(loss) for loss in fold_losses),
+        goodness=fit_quality,
+        n=data.n,
+        n_validation=0 if setting.validation is None else setting.validation.n,
+        dropped=setting.dropped,
+        dof=dof,
+        noise=math.sqrt(spread.scale) if kind == "least_squares" and spread.scale >= 0 else math.nan,
+        absolute_sigma=setting.absolute_sigma,
+        method=setting.method.name,
+        unit=setting.method.unit,
+        steps=solution.steps,
+        engine="torch",
+        engine_reason=kernel.reason,
+        history=history(solution.columns, setting.parameters.free_elements),
+        diagnosis=diagnosis,
+        points=_points(outcome, kernel, setting),
+    )
+
+
+def _covariance(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Covariance:
+    theta, parameters, near = outcome.solution.theta, setting.parameters, outcome.near
+    p = len(theta)
+    if near is None or not outcome.solution.status.success:
+        if outcome.solution.status is Status.NOT_FINITE:
+            why = "the fit did not start"
+        elif not outcome.solution.status.success and near is not None:
+            why = "the fit did not reach its minimum"
+        elif p > MAX_LINEARIZED:
+            why = f"errors are given up to {MAX_LINEARIZED} parameters"
+        else:
+            why = f"the loss {kernel.loss_function.name} has no rows to estimate errors from"
+        return Covariance(np.full((p, p), np.nan), "none", (why,) * p, math.nan)
+    return covariance(
+        near,
+        kind=kernel.loss_kind,
+        absolute=setting.absolute_sigma,
+        names=parameters.free_elements,
+        at_bound=_at(theta, parameters.lower) | _at(theta, parameters.upper),
+        exact=not kernel.numeric,
+    )
+
+
+def _at(theta: Floats, bound: Floats) -> np.ndarray:
+    finite = np.isfinite(bound)
+    limit = np.where(finite, bound, 0.0)
+    return np.asarray(finite & (np.abs(theta - limit) <= BOUND_TOLERANCE * np.maximum(np.abs(limit), 1e-300)))
+
+
+def _estimates(outcome: Outcome, setting: Setting, spread: Covariance) -> tuple[tuple[Estimate, ...], tuple[str, ...], Floats]:
+    """Estimates of all parameters; names and covariance of those that are not fixed (tied ones by the delta method)."""
+    parameters, theta = setting.parameters, outcome.solution.theta
+    point = torch.as_tensor(theta, dtype=torch.float64)
+    values = parameters.all_values(point).numpy() if len(parameters.all_elements) else np.empty(0)
+    derivative = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()  # type: ignore[no-untyped-call]
+    full = propagate(spread.matrix, derivative)
+    reasons = dict(zip(parameters.free_elements, spread.reasons, strict=True))
+    bounds = dict(zip(parameters.free_elements, zip(parameters.lower, parameters.upper, strict=True), strict=True))
+    at_bound = dict(zip(parameters.free_elements, _at(theta, parameters.lower) | _at(theta, parameters.upper), strict=True))
+    dof = math.inf if spread.kind == "expected information" or setting.absolute_sigma else float(setting.data.n - len(theta))
+    estimates, kept = [], []
+    index = 0
+    for name in parameters.names:
+        spec = parameters.specs[name]
+        starts = np.ravel(spec.start)
+        for offset, element in enumerate(elements(name, parameters.shape(name))):
+            fixed = spec.fixed
+            stderr = 0.0 if fixed else math.sqrt(full[index, index]) if full[index, index] >= 0 else math.nan
+            lower, upper = t_interval(float(values[index]), stderr, level=LEVEL, dof=dof)
+            tied = spec.tied if isinstance(spec.tied, str) else getattr(spec.tied, "__name__", None) if spec.tied else None
+            low, high = bounds.get(element, (-math.inf, math.inf))
+            reason = reasons.get(element, "" if math.isfinite(stderr) else "it follows parameters whose errors are not given")
+            start = math.nan if spec.tied is not None else float(starts[offset])
+            estimates.append(
+                Estimate(element, float(values[index]), stderr, lower, upper, start, (float(low), float(high)), name in parameters.assumed,
+                         fixed, tied, bool(at_bound.get(element, False)), reason)
+            )  # fmt: skip
+            if not fixed:
+                kept.append(index)
+            index += 1
+    return tuple(estimates), tuple(estimates[i].name for i in kept), full[np.ix_(kept, kept)]
+
+
+def _goodness(outcome: Outcome, kind: str, setting: Setting, free: int) -> Goodness:
+    if outcome.near is None or kind != "least_squares":
+        return Goodness()
+    data = setting.data
+    return goodness(outcome.near.residual, data.target, data.sigma, parameters=free, absolute=setting.absolute_sigma)
+
+
+def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
+    """Read the learning curves: the losses before each step, and at the end."""
+    solution = outcome.solution
+    train, validation = solution.columns["train_loss"], solution.columns["validation_loss"]
+    if solution.status not in (Status.DIVERGED, Status.NOT_FINITE):
+        train = np.append(train, outcome.loss)
+        validation = np.append(validation, math.nan if outcome.validation_loss is None else outcome.validation_loss)
+    settled = {Status.CONVERGED: True, Status.NOT_CONVERGED: False, Status.STALLED: False}.get(solution.status)
+    return diagnose(
+        train,
+        None if setting.validation is None else validation,
+        n_train=setting.data.n,
+        n_validation=None if setting.validation is None else setting.validation.n,
+        converged=settled,
+        diverged=solution.status in (Status.DIVERGED, Status.NOT_FINITE),
+    )
+
+
+def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: EagerKernel) -> tuple[str, ...]:
+    status = outcome.solution.status
+    found = [] if status.success else [outcome.solution.message]
+    assumed = [estimate.name for estimate in estimates if estimate.assumed]
+    if assumed and not status.success:
+        found.append(f"no start was given for {', '.join(assumed)}: the fit began at a guess; pass start=.")
+    by_reason: dict[str, list[str]] = {}
+    for estimate in estimates:
+        if estimate.reason and status.success:
+            by_reason.setdefault(estimate.reason, []).append(estimate.name)
+    found += [f"no error is given for {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
+    if setting.dropped:
+        found.append(f"{setting.dropped} rows with missing values were left out.")
+    if kernel.numeric:
+        found.append(kernel.reason)
+    return tuple(found)
+
+
+def _model_record(setting: Setting) -> ModelRecord:
+    model, parameters = setting.model, setting.parameters
+    shapes = {name: parameters.shape(name) for name in parameters.names}
+    return ModelRecord(model.kind, model.label, model.text, model.data_names, setting.data.target_name, shapes)
+
+
+def _points(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Points:
+    """Keep rows for pictures, training rows first; evenly thinned where they are many."""
+    parts = [setting.data] if setting.validation is None else [setting.data, setting.validation]
+    total = sum(part.n for part in parts)
+    stride = math.ceil(total / MAX_POINTS)
+    kept = [part.rows(np.arange(0, part.n, stride)) for part in parts]
+    point = torch.as_tensor(outcome.solution.theta, dtype=kernel.dtype)
+    with torch.no_grad():
+        predictions = [kernel.on(part).predict(point).double().numpy() for part in kept]
+    return Points(
+        columns={name: np.concatenate([part.columns[name] for part in kept]) for name in setting.data.columns},
+        target=np.concatenate([part.target for part in kept]),
+        prediction=np.concatenate(predictions),
+        sigma=None if any(part.sigma is None for part in kept) else np.concatenate([np.asarray(part.sigma) for part in kept]),
+        held_out=np.repeat(np.arange(len(kept)) == 1, [part.n for part in kept]),
+        complete=stride == 1,
+    )
