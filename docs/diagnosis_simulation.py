@@ -162,18 +162,14 @@ def linear_fit(rng: np.random.Generator, batch: bool) -> tuple[str, bool, dict[s
     start = rng.standard_normal(width) * rng.choice([0.0, 1.0, 30.0])
     fastest = np.linalg.eigvalsh(f.T @ f / n_train)[-1]
     kind = rng.uniform()
-    rate = (
-        2.1 * rng.uniform(1, 2) if kind < 0.1 else 1e-9 if kind < 0.2 else rng.uniform(0.1, 1) / (1 + 4 * batch)
-    ) / fastest
+    rate = (2.1 * rng.uniform(1, 2) if kind < 0.1 else 1e-9 if kind < 0.2 else rng.uniform(0.1, 1) / (1 + 4 * batch)) / fastest
     epochs = int(10 ** rng.uniform(1.3, 2.7 if batch else 4))
     weights, seen = (minibatch if batch else full_batch)(rng, f, y, start, rate, epochs)
     mse = lambda f, y: ((weights @ f.T - y) ** 2).mean(axis=1)  # noqa: E731
     with np.errstate(all="ignore"):
         full, validation, moment = mse(f, y), mse(fv, yv), fh.T @ fh / len(hidden)
         cross, power = fh.T @ target(hidden) / len(hidden), float((target(hidden) ** 2).mean())
-        population = (
-            power - 2 * weights @ cross + np.einsum("ti,ij,tj->t", weights, moment, weights, optimize=True) + sigma**2
-        )
+        population = power - 2 * weights @ cross + np.einsum("ti,ij,tj->t", weights, moment, weights, optimize=True) + sigma**2
     shown = {"train_loss": seen[:epochs], "validation_loss": validation[:epochs]}
     shown |= {"n_train": n_train, "n_validation": n_validation}
     if kind < 0.1:
@@ -184,9 +180,7 @@ def linear_fit(rng: np.random.Generator, batch: bool) -> tuple[str, bool, dict[s
     return truth, not_overfit, shown
 
 
-def full_batch(
-    rng: np.random.Generator, f: Array, y: Array, start: Array, rate: float, epochs: int
-) -> tuple[Array, Array]:
+def full_batch(rng: np.random.Generator, f: Array, y: Array, start: Array, rate: float, epochs: int) -> tuple[Array, Array]:
     """Weights before each of ``2 * epochs`` steps, in closed form, and the loss of each."""
     eigenvalues, axes = np.linalg.eigh(f.T @ f / len(y))
     rotated = axes.T @ (f.T @ y / len(y))
@@ -198,9 +192,7 @@ def full_batch(
         return weights, ((weights @ f.T - y) ** 2).mean(axis=1)
 
 
-def minibatch(
-    rng: np.random.Generator, f: Array, y: Array, start: Array, rate: float, epochs: int
-) -> tuple[Array, Array]:
+def minibatch(rng: np.random.Generator, f: Array, y: Array, start: Array, rate: float, epochs: int) -> tuple[Array, Array]:
     """Weights after each epoch of steps on batches of about a tenth of the data; the mean loss seen on the way."""
     w, weights, seen = start.copy(), [], []
     parts = min(10, len(y) // 2)

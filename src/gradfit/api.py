@@ -174,7 +174,15 @@ def load(path: str | os.PathLike[str]) -> FitResult:
         if set(graph.inputs) != {*stored.data_names, *stored.shapes}:
             raise StorageError("the stored model does not take the stored columns and parameters; the file is damaged.")
         defaults = {name: Parameter() for name in stored.shapes}
-        model = Model("formula", lambda **v: graph.evaluate(v), stored.data_names, defaults, stored.target, stored.text, stored.label)
+        model = Model(
+            "formula",
+            lambda **v: graph.evaluate(v),
+            stored.data_names,
+            defaults,
+            stored.target,
+            stored.text,
+            stored.label,
+        )
     else:
         return FitResult(record, None)
     kernel = eager.EagerKernel(
@@ -216,7 +224,9 @@ def _method(method: Any, options: dict[str, Any], *, is_module: bool) -> Method:
         if options:
             raise OptionError(f"the method is an object and carries its own options; set {', '.join(options)} there.")
         return method
-    raise OptionError(f"method is {method!r}; expected a name, a torch.optim class, or a method object such as GradientDescent('adam').")
+    raise OptionError(
+        f"method is {method!r}; expected a name, a torch.optim class, or a method object such as GradientDescent('adam')."
+    )
 
 
 def _own_options() -> list[str]:
@@ -226,7 +236,9 @@ def _own_options() -> list[str]:
 
 def _named(*given: Any) -> set[str]:
     """Names the call speaks of as parameters."""
-    return {str(name) for part in given if isinstance(part, (Mapping, list, tuple, set)) for name in part if isinstance(name, str)}
+    return {
+        str(name) for part in given if isinstance(part, (Mapping, list, tuple, set)) for name in part if isinstance(name, str)
+    }
 
 
 def _described(
@@ -303,14 +315,18 @@ def _folds(
     parts = k_folds(train.n, folds, seed=seed)
     smallest = min(len(rows) for rows, _ in parts)
     if model.kind != "module" and smallest < len(known.free_elements):
-        raise DataError(f"folds={folds} leaves {smallest} rows for {len(known.free_elements)} parameters; use more folds or more data.")
+        raise DataError(
+            f"folds={folds} leaves {smallest} rows for {len(known.free_elements)} parameters; use more folds or more data."
+        )
     return parts
 
 
 def _check_enough(train: Dataset, known: Parameters, model: Model) -> None:
     p = len(known.free_elements)
     if model.kind != "module" and train.n < p:
-        raise DataError(f"{train.n} rows cannot determine {p} parameters ({', '.join(known.free_elements)}); add data, or fix some.")
+        raise DataError(
+            f"{train.n} rows cannot determine {p} parameters ({', '.join(known.free_elements)}); add data, or fix some."
+        )
 
 
 def _dtype(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model: Model) -> torch.dtype:

@@ -54,7 +54,9 @@ def fit(
     averaging: Annotated[str | None, typer.Option(help="swa or ema")] = None,
     early_stopping: Annotated[int | None, typer.Option(help="Epochs of patience; needs --validation.")] = None,
     no_scale: Annotated[bool, typer.Option("--no-scale", help="Descend in the user's own units, as a plain torch loop.")] = False,
-    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the optimizer, such as momentum=0.9; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE of the optimizer, such as momentum=0.9; may be repeated.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Of Levenberg-Marquardt.")] = None,
     validation: Annotated[str | None, typer.Option(help="Fraction such as 0.2, or a file with validation rows.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate with this many folds.")] = None,
@@ -71,13 +73,13 @@ def fit(
     """Fit a model to the rows of a file."""
     _check_outputs(save, html, plot)
     what: str | Callable[..., Any] = _model(formula, model)
-    options = {
+    options: dict[str, Any] = {
         "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "scheduler": scheduler,
         "scheduler_options": _settings(scheduler_option, "--scheduler-option") or None, "averaging": averaging,
         "early_stopping": early_stopping, "scale": False if no_scale else None, "max_steps": max_steps,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
-    from gradfit import api  # noqa: PLC0415
+    from gradfit import api
 
     result = api.fit(
         what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
@@ -100,9 +102,9 @@ def predict(
     encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
 ) -> None:
     """Predict the target for the rows of a file; prints CSV."""
-    from gradfit import api  # noqa: PLC0415
-    from gradfit.data.dataset import real  # noqa: PLC0415
-    from gradfit.data.sources import read  # noqa: PLC0415
+    from gradfit import api
+    from gradfit.data.dataset import real
+    from gradfit.data.sources import read
 
     result = api.load(saved)
     table = read(data, encoding=encoding)
@@ -125,7 +127,7 @@ def report(
 ) -> None:
     """Print the report of a saved fit; write it as a page or a picture."""
     _check_outputs(html, plot)
-    from gradfit import api  # noqa: PLC0415
+    from gradfit import api
 
     _show(api.load(saved), json=json, html=html, plot=plot, save=None)
 
@@ -162,7 +164,7 @@ def _model(formula: str | None, model: str | None) -> str | Callable[..., Any]:
 
 def _load_function(place: str) -> Callable[..., Any]:
     """Run a Python file and take a function from it: the door for models in code."""
-    from importlib.util import module_from_spec, spec_from_file_location  # noqa: PLC0415
+    from importlib.util import module_from_spec, spec_from_file_location
 
     path, _, name = place.rpartition(":")
     if not path or not name:
@@ -224,7 +226,7 @@ def _bounds(text: str | None) -> dict[str, tuple[float | None, float | None]] | 
 
 def _settings(texts: list[str] | None, option: str) -> dict[str, Any]:
     """Read NAME=VALUE of torch's options: numbers, true, false, none, tuples with commas, else text."""
-    return dict((name, _setting(value)) for name, value in (_pair(text, option) for text in texts or ()))
+    return {name: _setting(value) for name, value in (_pair(text, option) for text in texts or ())}
 
 
 def _setting(value: str) -> Any:

@@ -21,7 +21,7 @@ from gradfit.model.parameters import Parameter, parameters
 from gradfit.report import html, plots, storage, text
 from gradfit.statistics.covariance import correlation
 from gradfit.statistics.diagnosis import Diagnosis
-from gradfit.statistics.intervals import Band, band, t_interval
+from gradfit.statistics.intervals import band, t_interval
 from gradfit.statistics.record import Estimate, FitRecord, History
 from gradfit.typing import Floats, IntervalKind
 
@@ -82,7 +82,8 @@ class FitResult:
         if kind != "t":
             raise OptionError(unknown("kind of interval", kind, ("t",)))
         return {
-            name: t_interval(estimate.value, estimate.stderr, level=level, dof=self.record.dof) for name, estimate in self.params.items()
+            name: t_interval(estimate.value, estimate.stderr, level=level, dof=self.record.dof)
+            for name, estimate in self.params.items()
         }
 
     # --- how it went --------------------------------------------------------------------------------------------------
@@ -236,8 +237,8 @@ class FitResult:
 
     def _columns(self, inputs: tuple[Any, ...], data: Any, encoding: str) -> dict[str, Floats]:
         names = self.record.model.data_names
-        if len(inputs) == 1 and data is None and (isinstance(inputs[0], (Mapping, str, os.PathLike)) or hasattr(inputs[0], "columns")):
-            inputs, data = (), inputs[0]
+        if data is None and len(inputs) == 1 and _is_table(inputs[0]):
+            data, inputs = inputs[0], ()
         if bool(inputs) == (data is not None):
             raise DataError(f"predict takes one array for each of {', '.join(names)}, or a table with these columns.")
         if data is not None:
@@ -255,20 +256,26 @@ class FitResult:
             raise DataError(f"the columns have different lengths: {lengths}; give one value per row in each.")
         for name, column in columns.items():
             if not np.isfinite(column).all():
-                raise DataError(f"{name} holds {int((~np.isfinite(column)).sum())} values that are NaN or infinite; leave those rows out.")
+                raise DataError(
+                    f"{name} holds {int((~np.isfinite(column)).sum())} values that are NaN or infinite; leave those rows out."
+                )
         return columns
 
     def _noise(self, sigma: Any, m: int) -> Floats | float:
         if self.record.points.sigma is not None and sigma is None:
             raise DataError("this fit had a sigma per point; pass sigma= of the new points to predict where a measurement falls.")
         if not math.isfinite(self.record.noise):
-            raise OptionError(f"a prediction interval needs the noise of one point, which the loss {self.record.loss_name} does not give.")
+            raise OptionError(
+                f"a prediction interval needs the noise of one point, which the loss {self.record.loss_name} does not give."
+            )
         return self.record.noise * (np.broadcast_to(np.asarray(sigma, dtype=np.float64), m) if sigma is not None else 1.0)
 
     def _ready(self) -> EagerKernel:
         if self._predictor is None:
             model = self.record.model
-            raise ModelError(f"this loaded result cannot predict: {model.needs}. Fit again with the function {model.label} at hand.")
+            raise ModelError(
+                f"this loaded result cannot predict: {model.needs}. Fit again with the function {model.label} at hand."
+            )
         return self._predictor
 
     def module(self) -> torch.nn.Module:
@@ -316,7 +323,10 @@ class FitResult:
         grid = plots.grid(columns[0])
         try:
             curve = self.predict(grid, interval="confidence")
-        except (GradfitError, RuntimeError):  # a model that only works on its own rows: the picture shows predictions there
+        except (
+            GradfitError,
+            RuntimeError,
+        ):  # a model that only works on its own rows: the picture shows predictions there
             return None
         return plots.Curve(grid, curve.value, curve.lower, curve.upper) if np.isfinite(curve.value).any() else None
 
@@ -336,7 +346,9 @@ class FitResult:
         if record.model.kind == "formula" or record.model.graph is not None or predictor is None:
             return record
         if record.model.kind == "module" or predictor.numeric or any(record.model.shapes.values()):
-            what = {"module": "a torch module"}.get(record.model.kind, "a numpy function" if predictor.numeric else "a model with vectors")
+            what = {"module": "a torch module"}.get(
+                record.model.kind, "a numpy function" if predictor.numeric else "a model with vectors"
+            )
             return replace(record, model=replace(record.model, needs=f"{what} cannot be stored as data"))
         columns = {name: column[:GRAPH_ROWS] for name, column in record.points.columns.items()}
         found = _row_graph(predictor, columns, self.values)
@@ -356,6 +368,10 @@ class FitResult:
         return html.fragment(self.record)
 
 
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (Mapping, str, os.PathLike)) or hasattr(value, "columns")
+
+
 def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Mapping[str, float]) -> dict[str, Any] | str:
     """Trace the model for one row and check that the graph gives the model's own predictions."""
     if any(column.ndim > 1 for column in columns.values()):
@@ -363,7 +379,9 @@ def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Ma
     # All values differ: the tracer would take equal tensors for one.
     example = {
         name: torch.tensor(float(number) * (1 + 1e-9 * place) + 1e-12 * place, dtype=torch.float64)
-        for place, (name, number) in enumerate(({name: column[0] for name, column in columns.items()} | dict(values)).items(), start=1)
+        for place, (name, number) in enumerate(
+            ({name: column[0] for name, column in columns.items()} | dict(values)).items(), start=1
+        )
     }
     graph = trace(predictor.call, example)
     if isinstance(graph, str):

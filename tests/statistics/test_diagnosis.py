@@ -268,9 +268,7 @@ def test_curves_of_any_short_length_have_a_verdict(epochs):
 )
 def test_the_verdict_does_not_depend_on_the_unit_of_the_loss(simulation, verdict, power, epochs, relative):
     curves = simulation.drawn(np.random.default_rng(epochs), verdict)
-    scaled = {
-        name: np.asarray(value) * 10.0**power if name.endswith("loss") else value for name, value in curves.items()
-    }
+    scaled = {name: np.asarray(value) * 10.0**power if name.endswith("loss") else value for name, value in curves.items()}
     with np.errstate(over="ignore"):
         assert diagnose(**curves).verdict == diagnose(**scaled).verdict
 

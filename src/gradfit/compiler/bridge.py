@@ -34,10 +34,64 @@ TWINS: dict[str, Callable[..., Any]] = {
 
 # Elementwise functions of one name and one meaning in the hosts and in torch.
 SHARED = frozenset(
-    "acos acosh add asin asinh atan atan2 atanh ceil cos cosh divide equal erf erfc exp exp2 expm1 floor greater greater_equal "
-    "heaviside hypot less less_equal log log10 log1p log2 logaddexp logical_and logical_not logical_or maximum minimum multiply "
-    "ndtr negative not_equal remainder round sign sin sinc sinh sqrt square subtract tan tanh trunc where xlogy zeros_like "
-    "ones_like full_like".split()
+    [
+        "acos",
+        "acosh",
+        "add",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "ceil",
+        "cos",
+        "cosh",
+        "divide",
+        "equal",
+        "erf",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "greater",
+        "greater_equal",
+        "heaviside",
+        "hypot",
+        "less",
+        "less_equal",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "logaddexp",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "maximum",
+        "minimum",
+        "multiply",
+        "ndtr",
+        "negative",
+        "not_equal",
+        "remainder",
+        "round",
+        "sign",
+        "sin",
+        "sinc",
+        "sinh",
+        "sqrt",
+        "square",
+        "subtract",
+        "tan",
+        "tanh",
+        "trunc",
+        "where",
+        "xlogy",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+    ]
 )
 UNLIKE = {(np, "gamma"), (math, "remainder")}  # one name, another meaning
 

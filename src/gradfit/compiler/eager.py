@@ -117,8 +117,8 @@ class EagerKernel:
     def jacobian(self, theta: Floats) -> tuple[Floats, Floats]:
         """Prediction (n,) and its exact derivative by the free parameters (n, p), as float64 arrays."""
         if self.numeric:
-            point = np.asarray(theta, dtype=np.float64)
-            return _numeric_value(self, point, self.columns), _differences(self, point, self.columns)
+            here = np.asarray(theta, dtype=np.float64)
+            return _numeric_value(self, here, self.columns), _differences(self, here, self.columns)
         point = torch.as_tensor(theta, dtype=self.dtype)
         try:
             value, columns = _forward_mode(self.predict, point)
@@ -195,7 +195,7 @@ def _way_to_call(kernel: EagerKernel) -> EagerKernel:
 
 
 class _Unusable(Exception):
-    """This way of calling the model does not work; the text says why."""
+    """One way of calling the model does not work; the text says why."""
 
 
 def _trial(kernel: EagerKernel) -> None:
@@ -244,7 +244,9 @@ def _gradient_holds(kernel: EagerKernel) -> bool:
 
 def _agrees(kernel: EagerKernel, theta: Floats, generator: np.random.Generator) -> bool:
     rows = torch.from_numpy(generator.standard_normal(kernel.n))
-    direction = generator.choice([-1.0, 1.0], len(theta)) * np.maximum(np.abs(theta), 1e-3) * generator.uniform(0.5, 1, len(theta))
+    direction = (
+        generator.choice([-1.0, 1.0], len(theta)) * np.maximum(np.abs(theta), 1e-3) * generator.uniform(0.5, 1, len(theta))
+    )
     point = torch.from_numpy(theta).requires_grad_()
     projected = torch.dot(rows, kernel.predict(point).double())
     slope = 0.0
@@ -259,7 +261,7 @@ def _agrees(kernel: EagerKernel, theta: Floats, generator: np.random.Generator) 
     rounding = 1e-16 * float(torch.dot(rows.abs(), ahead.abs())) / RELATIVE_STEP
     if not np.isfinite([slope, difference]).all():
         return True  # nothing to compare; the loop reports a start that is not finite
-    return abs(slope - difference) <= AGREEMENT * max(abs(slope), abs(difference)) + 10 * rounding
+    return bool(abs(slope - difference) <= AGREEMENT * max(abs(slope), abs(difference)) + 10 * rounding)
 
 
 def _points_near(parameters: Parameters, generator: np.random.Generator, count: int) -> list[Floats]:
@@ -309,7 +311,7 @@ def _forward_mode(predict: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[T
     value = torch.empty(0)
     columns = []
     for direction in torch.eye(len(theta), dtype=theta.dtype):
-        value, tangent = torch.func.jvp(predict, (theta,), (direction,))
+        value, tangent = torch.func.jvp(predict, (theta,), (direction,))  # type: ignore[misc]
         columns.append(tangent.detach())
     if not columns:
         return predict(theta).detach(), torch.empty((len(predict(theta)), 0), dtype=theta.dtype)

@@ -59,7 +59,9 @@ def from_dict(stored: Any) -> Graph:
         Anything but a well-formed graph of known pointwise operators.
     """
     try:
-        nodes = tuple(Node(str(n["name"]), str(n["operator"]), tuple(n["arguments"]), dict(n["options"])) for n in stored["nodes"])
+        nodes = tuple(
+            Node(str(n["name"]), str(n["operator"]), tuple(n["arguments"]), dict(n["options"])) for n in stored["nodes"]
+        )
         graph = Graph(tuple(map(str, stored["inputs"])), nodes, str(stored["output"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StorageError(f"the stored model is no graph ({type(error).__name__}: {error}); the file is damaged.") from None

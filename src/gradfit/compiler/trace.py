@@ -70,7 +70,14 @@ def _graph(inputs: tuple[str, ...], recorded: fx.GraphModule) -> Graph:
                 continue
             arguments = tuple(_known(argument, known) for argument in node.args)
             own = f"v{len(nodes)}"
-            nodes.append(Node(own, name, arguments, {key: _option(key, value) for key, value in node.kwargs.items() if value is not None}))
+            nodes.append(
+                Node(
+                    own,
+                    name,
+                    arguments,
+                    {key: _option(key, value) for key, value in node.kwargs.items() if value is not None},
+                )
+            )
             known[node] = {"node": own}
         elif node.op == "output":
             result = _known(node.args[0], known)

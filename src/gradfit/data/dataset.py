@@ -185,7 +185,9 @@ def _sigma(table: Table, sigma: object, n: int) -> Floats:
         return np.full(n, real(array.reshape(1), "sigma")[0])
     values = real(sigma, "sigma")
     if values.ndim == 2 and values.shape == (n, n) and n > 1:
-        raise DataError(f"sigma has shape {values.shape}; this version takes one standard deviation per point, not a covariance matrix.")
+        raise DataError(
+            f"sigma has shape {values.shape}; this version takes one standard deviation per point, not a covariance matrix."
+        )
     values = flat(values, "sigma")
     if len(values) != n:
         raise DataError(f"sigma has {len(values)} values for {n} points; give one per point, or one number for all.")

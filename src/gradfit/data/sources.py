@@ -156,8 +156,8 @@ def _check_header(header: list[str], name: str) -> None:
 
 def _read_parquet(path: Path) -> Table:
     try:
-        import pyarrow  # noqa: PLC0415
-        import pyarrow.parquet  # noqa: PLC0415
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise MissingDependencyError("Parquet files need pyarrow; run: pip install 'gradfit[io]'") from None
     try:

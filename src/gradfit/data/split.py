@@ -53,7 +53,9 @@ def split(n: int, validation: Any, *, seed: int, row_numbers: np.ndarray) -> tup
     held_out = np.array([position[int(row)] for row in chosen if int(row) in position], dtype=np.int64)
     train = np.setdiff1d(np.arange(n), held_out)
     if not len(train) or not len(held_out):
-        raise DataError(f"validation leaves {len(train)} rows to train on and {len(held_out)} to validate; expected some of each.")
+        raise DataError(
+            f"validation leaves {len(train)} rows to train on and {len(held_out)} to validate; expected some of each."
+        )
     return train, held_out
 
 

@@ -70,7 +70,11 @@ class _Patience:
             return False
         self.step += 1
         if evaluation.validation_loss < self.best - (self.rule.min_delta if self.best_step else 0.0):
-            self.best, self.best_step, self.theta = evaluation.validation_loss, self.step, self.before  # the loss is of before the step
+            self.best, self.best_step, self.theta = (
+                evaluation.validation_loss,
+                self.step,
+                self.before,
+            )  # the loss is of before the step
         self.before = _array(evaluation.theta)
         return self.step - self.best_step >= self.rule.patience
 

@@ -26,7 +26,14 @@ class Monitor:
     """Observer of the loop; a context manager, so that the bar is taken down whatever happens."""
 
     def __init__(
-        self, names: Sequence[str], total: int, *, unit: str, every: int | None, out: TextIO | None, progress: bool | None
+        self,
+        names: Sequence[str],
+        total: int,
+        *,
+        unit: str,
+        every: int | None,
+        out: TextIO | None,
+        progress: bool | None,
     ) -> None:
         self.names, self.total, self.unit, self.every = names, total, unit, every
         self.out = out if out is not None else sys.stdout

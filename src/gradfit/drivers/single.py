@@ -74,13 +74,25 @@ def fit_one(
 
 
 def cross_validate(
-    method: Method, kernel: EagerKernel, parameters: Parameters, data: Dataset, folds: Sequence[tuple[Any, Any]], *, seed: int
+    method: Method,
+    kernel: EagerKernel,
+    parameters: Parameters,
+    data: Dataset,
+    folds: Sequence[tuple[Any, Any]],
+    *,
+    seed: int,
 ) -> Floats:
     """Fit without each fold in turn; give the mean loss on it, (folds,). NaN where that fit failed."""
     losses = []
     for train, held_out in folds:
         outcome = fit_one(
-            method, kernel.on(data.rows(train)), parameters, validation=data.rows(held_out), seed=seed, spread=None, observe=None
+            method,
+            kernel.on(data.rows(train)),
+            parameters,
+            validation=data.rows(held_out),
+            seed=seed,
+            spread=None,
+            observe=None,
         )
         losses.append(outcome.validation_loss if outcome.solution.status not in (Status.DIVERGED, Status.NOT_FINITE) else np.nan)
     return np.array(losses, dtype=np.float64)

@@ -35,7 +35,10 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = {
 SCHEDULERS: Mapping[str, Callable[..., Any]] = {
     name.lower(): value
     for name, value in {**vars(lr_scheduler), "SWALR": swa_utils.SWALR}.items()
-    if isinstance(value, type) and issubclass(value, lr_scheduler.LRScheduler) and not name.startswith("_") and name != "LRScheduler"
+    if isinstance(value, type)
+    and issubclass(value, lr_scheduler.LRScheduler)
+    and not name.startswith("_")
+    and name != "LRScheduler"
 }
 PER_BATCH = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)  # torch documents these as stepped after every batch
 
@@ -47,7 +50,10 @@ SCALED_RATES: Mapping[str, float] = {
 }  # fmt: skip
 # In scaled units two more defaults differ from torch's: without a line search LBFGS leaves curved problems, and a decay that
 # nobody asked for would pull the answer towards zero. With scale=False every default is torch's own.
-SCALED_OPTIONS: Mapping[str, Mapping[str, Any]] = {"LBFGS": {"line_search_fn": "strong_wolfe"}, "AdamW": {"weight_decay": 0.0}}
+SCALED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "LBFGS": {"line_search_fn": "strong_wolfe"},
+    "AdamW": {"weight_decay": 0.0},
+}
 DEFAULT_EPOCHS = 5000
 DEFAULT_EPOCHS_LBFGS = 100  # each is up to max_iter steps of its own
 
@@ -227,7 +233,9 @@ class DescentRun:
             gradients.append(gradient)
             if isinstance(self.scheduler, PER_BATCH):
                 self.scheduler.step()
-        train, gradient = (losses[0], gradients[0]) if self.batches == 1 else (float(np.mean(losses)), torch.stack(gradients).mean(0))
+        train, gradient = (
+            (losses[0], gradients[0]) if self.batches == 1 else (float(np.mean(losses)), torch.stack(gradients).mean(0))
+        )
         self._after_epoch(train if math.isnan(validation) else validation)
         return Evaluation(train, validation, self._theta(), gradient, {"learning_rate": rate})
 
@@ -259,7 +267,9 @@ class DescentRun:
         return first[0]
 
     def _point(self) -> Tensor:
-        joined = self.leaves[0] if len(self.leaves) == 1 and self.leaves[0].dim() == 1 else torch.cat([l.reshape(-1) for l in self.leaves])
+        """Parameters in the user's units, (p,); differentiable by the leaves."""
+        packed = len(self.leaves) == 1 and self.leaves[0].dim() == 1
+        joined = self.leaves[0] if packed else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
         return joined * self.factor if self.scaled else joined
 
     def _theta(self) -> Tensor:
@@ -275,7 +285,7 @@ class DescentRun:
     def _batches(self) -> list[Tensor] | list[None]:
         if self.method.batch_size is None:
             return [None]
-        return list(torch.randperm(self.problem.kernel.n, generator=self.generator).split(self.method.batch_size))
+        return list(torch.randperm(self.problem.kernel.n, generator=self.generator).split(self.method.batch_size))  # type: ignore[no-untyped-call]
 
     def _validation_loss(self) -> float:
         """Evaluate without autograd: validation never touches the gradient."""
@@ -302,7 +312,7 @@ class DescentRun:
         for index, leaf in enumerate(self.leaves):
             held = torch.nn.Parameter(leaf.detach(), requires_grad=False)  # shares memory with the leaf it watches
             self.holder.register_parameter(f"leaf{index}", held)
-        rule = swa_utils.get_ema_multi_avg_fn(averaging.decay) if averaging.kind == "ema" else swa_utils.get_swa_multi_avg_fn()
+        rule = _average_rule(averaging)
         return swa_utils.AveragedModel(self.holder, multi_avg_fn=rule)
 
     def _limits(self) -> list[tuple[Tensor, Tensor]] | None:
@@ -311,6 +321,12 @@ class DescentRun:
             return None
         sides = [self.problem.parameters.leaves(torch.as_tensor(side) / self.factor) for side in (lower, upper)]
         return [(low.to(self.problem.dtype), high.to(self.problem.dtype)) for low, high in zip(*sides, strict=True)]
+
+
+def _average_rule(averaging: Averaging) -> Any:
+    if averaging.kind == "ema":
+        return swa_utils.get_ema_multi_avg_fn(averaging.decay)  # type: ignore[no-untyped-call]
+    return swa_utils.get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
 
 def _optimizer(given: str | type[Optimizer]) -> type[Optimizer]:
@@ -341,7 +357,16 @@ def _known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> di
         raise OptionError("lr is called learning_rate here; write learning_rate=...")
     for name in options:
         if name not in known:
-            own = ("learning_rate", "epochs", "batch_size", "scheduler", "scheduler_options", "averaging", "early_stopping", "scale")
+            own = (
+                "learning_rate",
+                "epochs",
+                "batch_size",
+                "scheduler",
+                "scheduler_options",
+                "averaging",
+                "early_stopping",
+                "scale",
+            )
             raise OptionError(unknown(f"option of {optimizer.__name__}", name, [*known, *own]))
     return dict(options)
 

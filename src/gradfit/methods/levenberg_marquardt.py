@@ -125,7 +125,10 @@ class MarquardtRun:
                 return None, ""
             self.damping, self.growth = self.damping * self.growth, self.growth * 2
             if not self.damping < MAX_DAMPING:
-                return Status.STALLED, "every step from here raises the loss; the model may be rough or its derivative wrong"
+                return (
+                    Status.STALLED,
+                    "every step from here raises the loss; the model may be rough or its derivative wrong",
+                )
 
     def _accept(self, trial: Floats, loss: float, gain: float) -> bool:
         """Move, unless the derivative is not finite there."""

@@ -36,9 +36,9 @@ MAX_NODES = 1000
 Values: TypeAlias = Mapping[str, Any]
 Step: TypeAlias = Callable[[Values], Any]
 
-FUNCTIONS: Mapping[str, tuple[Callable[..., Any], int]] = {
-    name: (function, 1)
-    for name, function in {
+# Functions of one argument, of two.
+FUNCTIONS: tuple[Mapping[str, Callable[..., Any]], Mapping[str, Callable[..., Any]]] = (
+    {
         "abs": torch.abs, "acos": torch.acos, "acosh": torch.acosh, "arccos": torch.acos, "arcsin": torch.asin,
         "arctan": torch.atan, "asin": torch.asin, "asinh": torch.asinh, "atan": torch.atan, "atanh": torch.atanh,
         "ceil": torch.ceil, "cos": torch.cos, "cosh": torch.cosh, "erf": torch.erf, "erfc": torch.erfc, "exp": torch.exp,
@@ -46,11 +46,12 @@ FUNCTIONS: Mapping[str, tuple[Callable[..., Any], int]] = {
         "log": torch.log, "log10": torch.log10, "log1p": torch.log1p, "log2": torch.log2, "round": torch.round,
         "sigmoid": torch.sigmoid, "sign": torch.sign, "sin": torch.sin, "sinc": torch.sinc, "sinh": torch.sinh,
         "softplus": torch.nn.functional.softplus, "sqrt": torch.sqrt, "tan": torch.tan, "tanh": torch.tanh,
-    }.items()
-} | {
-    "atan2": (torch.atan2, 2), "hypot": (torch.hypot, 2), "logaddexp": (torch.logaddexp, 2),
-    "maximum": (torch.maximum, 2), "minimum": (torch.minimum, 2),
-}  # fmt: skip
+    },
+    {
+        "atan2": torch.atan2, "hypot": torch.hypot, "logaddexp": torch.logaddexp, "maximum": torch.maximum,
+        "minimum": torch.minimum,
+    },
+)  # fmt: skip
 
 CONSTANTS = {"pi": math.pi}
 BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -100,7 +101,9 @@ def parse(text: str) -> Formula:
     if not isinstance(text, str):
         raise FormulaError(f"a formula is a text, not {type(text).__name__}.")
     if len(text) > MAX_LENGTH:
-        raise FormulaError(f"the formula has {len(text)} characters; at most {MAX_LENGTH} are read. Write it as a Python function.")
+        raise FormulaError(
+            f"the formula has {len(text)} characters; at most {MAX_LENGTH} are read. Write it as a Python function."
+        )
     plain, quoted = _unquote(text)
     walker = _Walker(quoted)
     target, body = _sides(_tree(plain))
@@ -205,9 +208,10 @@ class _Walker:
         return lambda values: values[name]
 
     def _call(self, name: str, arguments: list[ast.expr], node: ast.expr, depth: int) -> Step | float:
-        if name not in FUNCTIONS:
-            raise FormulaError(unknown("function", name, [*FUNCTIONS, "where"]))
-        function, count = FUNCTIONS[name]
+        count = next((count for count, functions in enumerate(FUNCTIONS, start=1) if name in functions), None)
+        if count is None:
+            raise FormulaError(unknown("function", name, [*FUNCTIONS[0], *FUNCTIONS[1], "where"]))
+        function = FUNCTIONS[count - 1][name]
         if len(arguments) != count:
             raise FormulaError(f"{name}() takes {count} argument{'s' * (count > 1)} and was given {len(arguments)}.")
         steps = [self.number(argument, depth + 1) for argument in arguments]

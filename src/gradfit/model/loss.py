@@ -117,7 +117,9 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
         return Loss("squared", squared_error, "least_squares")
     if loss == "poisson":
         if (data.target < 0).any():
-            raise DataError(f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more.")
+            raise DataError(
+                f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more."
+            )
         return Loss("poisson", poisson_deviance, "likelihood")
     if isinstance(loss, str):
         return _robust(loss, 1.0 if f_scale is None else float(f_scale))

@@ -121,7 +121,9 @@ def function_model(
     names = tuple(arguments)
     if count is not None:
         if len(names) < count:
-            raise ModelError(f"{_label(function)} takes {len(names)} arguments and {count} arrays of data were given before the target.")
+            raise ModelError(
+                f"{_label(function)} takes {len(names)} arguments and {count} arrays of data were given before the target."
+            )
         data = names[:count]
     else:
         known = dict.fromkeys(columns or ())
@@ -171,12 +173,16 @@ def _check_roles(
     if both:
         raise ModelError(f"{both[0]!r} is a column of the data and was also given as a parameter; rename one.")
     if not data:
-        raise ModelError(f"no argument of the model is a column of the data; its names: {', '.join(names)}; columns: {', '.join(columns)}.")
+        raise ModelError(
+            f"no argument of the model is a column of the data; its names: {', '.join(names)}; columns: {', '.join(columns)}."
+        )
     unused = [column for column in columns if column not in data and column != target]
     for name in names:
         near = get_close_matches(name, unused, n=1, cutoff=0.75)
         if name not in columns and name not in parameters and name not in skip and near:
-            raise ModelError(f"{name!r} is no column; did you mean {near[0]!r}? If it is a parameter, give it a start: start={{{name!r}: 1.0}}.")
+            raise ModelError(
+                f"{name!r} is no column; did you mean {near[0]!r}? If it is a parameter, give it a start: start={{{name!r}: 1.0}}."
+            )
 
 
 def _arguments(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[str]]:
@@ -189,7 +195,9 @@ def _arguments(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[
     options: set[str] = set()
     for name, argument in signature.parameters.items():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            raise ModelError(f"{_label(function)} takes *{name}; name each parameter, or take one vector parameter and give its start.")
+            raise ModelError(
+                f"{_label(function)} takes *{name}; name each parameter, or take one vector parameter and give its start."
+            )
         default = argument.default
         if isinstance(default, Parameter):
             arguments[name] = default

@@ -117,11 +117,13 @@ class Parameters:
         shapes = [self.shape(name) for name in free]
         sizes = [math.prod(shape) for shape in shapes]
         fixed = {
-            name: torch.as_tensor(spec.start, dtype=dtype) for name, spec in self.specs.items() if spec.fixed and spec.tied is None
+            name: torch.as_tensor(spec.start, dtype=dtype)
+            for name, spec in self.specs.items()
+            if spec.fixed and spec.tied is None
         }
 
         def values(theta: Tensor) -> dict[str, Tensor]:
-            parts = theta.split(sizes) if sizes else ()
+            parts = torch.split(theta, sizes) if sizes else ()
             known = fixed | {name: part.reshape(shape) for name, part, shape in zip(free, parts, shapes, strict=True)}
             for name, tie in self.ties.items():
                 known[name] = torch.as_tensor(tie(known), dtype=dtype)
@@ -138,7 +140,7 @@ class Parameters:
         if self.packed:
             return [theta.clone()]
         shapes = [self.shape(name) for name in self.free_names]
-        parts = theta.split([math.prod(shape) for shape in shapes])
+        parts = torch.split(theta, [math.prod(shape) for shape in shapes])
         return [part.reshape(shape).clone() for part, shape in zip(parts, shapes, strict=True)]
 
 
@@ -164,7 +166,9 @@ def parameters(
         A name the model does not have, a value that is no finite number, reversed bounds, a start outside them, a parameter
         both fixed and tied, ties that go in a circle.
     """
-    specs = {name: replace(spec, start=None if spec.start is None else _array(spec.start, name)) for name, spec in defaults.items()}
+    specs = {
+        name: replace(spec, start=None if spec.start is None else _array(spec.start, name)) for name, spec in defaults.items()
+    }
     for name, value in _named(start, specs, "start").items():
         specs[name] = replace(specs[name], start=_array(value, name))
     for name, pair in _named(bounds, specs, "bounds").items():

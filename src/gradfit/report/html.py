@@ -61,7 +61,9 @@ def result_table(record: FitRecord) -> str:
     for estimate in record.estimates[: text.MANY]:
         start = f"{estimate.start:g}" if math.isfinite(estimate.start) else ""
         cells = (estimate.name, rounded(estimate.value, estimate.stderr), text.interval(estimate), start)
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells) + f'<td class="wrap">{escape(text.remark(estimate))}</td>')
+        rows.append(
+            "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f'<td class="wrap">{escape(text.remark(estimate))}</td>'
+        )
     if len(record.estimates) > text.MANY:
         rows.append(f'<td colspan="5">... and {len(record.estimates) - text.MANY} more</td>')
     head = "".join(f"<th>{name}</th>" for name in ("parameter", "value ± error", "95% interval", "start", ""))

@@ -28,7 +28,15 @@ CURVE_POINTS = 201
 MAX_DRAWN = 1500  # markers and vertices of a curve in one picture: beyond, an even selection is drawn
 SIZE = (6.4, 4.0)
 # Chinese labels, where one of these is installed.
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "SimHei")
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "SimHei",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ def grid(x: Floats) -> Floats:
 
 def _matplotlib() -> Any:
     try:
-        import matplotlib  # noqa: PLC0415
+        import matplotlib
     except ImportError:
         raise MissingDependencyError("pictures need matplotlib; run: pip install 'gradfit[plot]'") from None
     return matplotlib
@@ -57,7 +65,7 @@ def _matplotlib() -> Any:
 @cache
 def _fonts() -> list[str]:
     _matplotlib()
-    from matplotlib import font_manager  # noqa: PLC0415
+    from matplotlib import font_manager
 
     installed = set(font_manager.get_font_names())
     return [name for name in FONTS if name in installed]
@@ -66,8 +74,8 @@ def _fonts() -> list[str]:
 def _figure(title: str) -> tuple[Any, Any]:
     """Make a figure that belongs to no window and to no global state."""
     _matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
@@ -86,9 +94,8 @@ def _label(axes: Any, x: str, y: str) -> None:
 
 
 def _legend(axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        axes.legend(frameon=False, fontsize=9, prop={"family": _fonts(), "size": 9})
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False, prop={"family": _fonts(), "size": 9})
 
 
 def _abscissa(record: FitRecord) -> tuple[Floats, str]:
@@ -158,7 +165,10 @@ def history_figure(record: FitRecord) -> Any:
 def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats | None) -> None:
     """Draw training rows in blue, validation rows in orange."""
     held_out = record.points.held_out
-    parts: Sequence[tuple[np.ndarray, str, str, str]] = [(~held_out, "training" if held_out.any() else "data", BLUE, "o"), (held_out, "validation", ORANGE, "D")]
+    parts: Sequence[tuple[np.ndarray, str, str, str]] = [
+        (~held_out, "training" if held_out.any() else "data", BLUE, "o"),
+        (held_out, "validation", ORANGE, "D"),
+    ]
     for rows, label, color, marker in parts:
         if not rows.any():
             continue
@@ -166,7 +176,17 @@ def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats |
         chosen = chosen[:: -(-len(chosen) // MAX_DRAWN)]
         size = 4.5 if len(chosen) <= 200 else 2.0
         error = None if sigma is None else sigma[chosen]
-        axes.errorbar(x[chosen], y[chosen], yerror(error), fmt=marker, color=color, markersize=size, elinewidth=0.8, label=label, zorder=2)
+        axes.errorbar(
+            x[chosen],
+            y[chosen],
+            yerror(error),
+            fmt=marker,
+            color=color,
+            markersize=size,
+            elinewidth=0.8,
+            label=label,
+            zorder=2,
+        )
 
 
 def yerror(sigma: Floats | None) -> Floats | None:
@@ -211,7 +231,12 @@ def svg(figure: Any, name: str) -> str:
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
     drawing = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", drawing).replace("xlink:href", "href")
-    drawing = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"|(<svg[^>]*?) height="[^"]*" width="[^"]*"', r"\1\2", drawing, count=1)
+    drawing = re.sub(
+        r'(<svg[^>]*?) width="[^"]*" height="[^"]*"|(<svg[^>]*?) height="[^"]*" width="[^"]*"',
+        r"\1\2",
+        drawing,
+        count=1,
+    )
     # matplotlib numbers its groups from 1 in every figure: on one page they need a name of their own.
     drawing = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', drawing)
     drawing = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', drawing)

@@ -42,7 +42,9 @@ def brief(record: FitRecord) -> str:
     lines = [heading(record), *(f"  {estimate}" for estimate in record.estimates[:MANY])]
     if len(record.estimates) > MANY:
         lines.append(f"  ... and {len(record.estimates) - MANY} more")
-    return "\n".join([*lines, record.message, *(f"Warning: {warning}" for warning in record.warnings if warning != record.message)])
+    return "\n".join(
+        [*lines, record.message, *(f"Warning: {warning}" for warning in record.warnings if warning != record.message)]
+    )
 
 
 def table(record: FitRecord) -> str:
@@ -151,5 +153,6 @@ def columns(rows: Sequence[Sequence[str]], *, right: bool = False) -> str:
 def width(text: str) -> int:
     """Columns a text takes in a terminal."""
     return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
     )

@@ -78,7 +78,9 @@ def covariance(
     known = absolute or kind == "likelihood"
     scale = 1.0 if known else _reduced(near.residual, dof)
     if not known and dof <= 0:
-        reasons = [r or f"{n} points and {len(inside)} parameters leave no degree of freedom to estimate errors from" for r in reasons]
+        reasons = [
+            r or f"{n} points and {len(inside)} parameters leave no degree of freedom to estimate errors from" for r in reasons
+        ]
         return Covariance(matrix, label, tuple(reasons), np.nan)
     inverse, undetermined = _inverse(near.jacobian[:, inside], exact)
     if kind in ("least_squares", "likelihood"):

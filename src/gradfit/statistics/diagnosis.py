@@ -190,9 +190,7 @@ class _Curve:
 
     @property
     def fell(self) -> bool:
-        return self.fall > (
-            VISIBLE * float(self.values[0]) if self.has_zero else ZERO * float(np.abs(self.values).max())
-        )
+        return self.fall > (VISIBLE * float(self.values[0]) if self.has_zero else ZERO * float(np.abs(self.values).max()))
 
     @property
     def next_fall(self) -> float:
@@ -298,9 +296,7 @@ def diagnose(
         )
     for name, count in (("n_train", n_train), ("n_validation", None if validation is None else n_validation)):
         if count is not None and count < 1:
-            raise DataError(
-                f"{name} is {count}; expected the number of points behind the loss, at least 1; or leave it out."
-            )
+            raise DataError(f"{name} is {count}; expected the number of points behind the loss, at least 1; or leave it out.")
 
     lost = next((t for t in (train, validation) if t is not None and not np.isfinite(t[-1])), None)
     if lost is not None or diverged:
@@ -396,9 +392,7 @@ def _offset(t: _Curve, v: _Curve, n_train: int | None, n_validation: int | None)
     low, high = (float(fdtri(*counts, p)) for p in (OFFSET_ALPHA / 2, 1 - OFFSET_ALPHA / 2))
     low, high = min(low, 1 / (1 + OFFSET_VISIBLE)), max(high, 1 + OFFSET_VISIBLE)
     told = "" if n_train and n_validation else f" ({UNKNOWN_POINTS} points assumed where not told)"
-    sentence = (
-        f"Validation ends at {ratio:.3g} times the training loss; chance alone gives {low:.2f} to {high:.2f}{told}."
-    )
+    sentence = f"Validation ends at {ratio:.3g} times the training loss; chance alone gives {low:.2f} to {high:.2f}{told}."
     return int(ratio > high) - int(ratio < low), sentence
 
 
@@ -422,13 +416,9 @@ def _checked(name: str, losses: ArrayLike) -> NDArray[np.float64]:
     try:
         curve = np.asarray(losses, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} is not numeric ({error}); expected one loss per epoch; give a list of numbers."
-        ) from error
+        raise DataError(f"{name} is not numeric ({error}); expected one loss per epoch; give a list of numbers.") from error
     if curve.ndim != 1 or not len(curve):
-        raise DataError(
-            f"{name} has shape {curve.shape}; expected one loss per epoch, at least one; give a flat array."
-        )
+        raise DataError(f"{name} has shape {curve.shape}; expected one loss per epoch, at least one; give a flat array.")
     finite = np.isfinite(curve)
     if np.any(finite[1:] & ~finite[:-1]):
         first = int(np.argmin(finite)) + 1

@@ -54,7 +54,14 @@ def t_interval(value: float, stderr: float, *, level: float, dof: float) -> tupl
 
 
 def band(
-    value: Floats, derivative: Floats, covariance: Floats, *, kind: IntervalKind, level: float, dof: float, noise: Floats | float
+    value: Floats,
+    derivative: Floats,
+    covariance: Floats,
+    *,
+    kind: IntervalKind,
+    level: float,
+    dof: float,
+    noise: Floats | float,
 ) -> Band:
     """Interval of each prediction.
 
@@ -74,5 +81,3 @@ def band(
         variance = variance + np.square(noise)
     half = quantile(level, dof) * np.sqrt(variance)
     return Band(value, value - half, value + half, kind, level)
-
-

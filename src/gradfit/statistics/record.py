@@ -70,7 +70,7 @@ class History:
 
     def to_pandas(self) -> Any:
         """Give a pandas DataFrame; needs pandas."""
-        import pandas  # noqa: PLC0415
+        import pandas
 
         return pandas.DataFrame(dict(self._columns))
 
