@@ -67,7 +67,7 @@ def fit_one(
         solution, settled = iterate(method, problem, observe)
         near = None if solution.status is Status.NOT_FINITE else _near(kernel, solution.theta)
         if not settled:
-            solution = _judged(solution, method, near, parameters, spread)
+            solution = _judged(solution, method, near, parameters, spread, strict=kernel.model.kind != "module")
     loss = _in_double(kernel).mean_loss(solution.theta)
     validation_loss = None if held_out is None else _in_double(held_out).mean_loss(solution.theta)
     return Outcome(solution, near, loss, validation_loss)
@@ -118,19 +118,24 @@ def _near(kernel: EagerKernel, theta: Floats) -> Linearization | None:
 
 
 def _judged(
-    solution: Solution, method: Method, near: Linearization | None, parameters: Parameters, spread: float | None
+    solution: Solution, method: Method, near: Linearization | None, parameters: Parameters, spread: float | None, *, strict: bool
 ) -> Solution:
-    """Say how far the minimum is, in standard errors, after a method that only counts its steps."""
+    """Say how far the minimum is, in standard errors, after a method that only counts its steps.
+
+    ``strict``: away from the minimum is a failure. Networks are trained for as long as it helps, not to a minimum.
+    """
     if near is None or near.jacobian.shape[0] <= near.jacobian.shape[1]:
         status, detail = Status.COMPLETED, "whether that is the minimum, the learning curves must say"
     else:
         theta, gradient = solution.theta, near.gradient
         held = ((theta <= parameters.lower) & (gradient > 0)) | ((theta >= parameters.upper) & (gradient < 0))
         distance = remaining_distance(replace(near, jacobian=near.jacobian[:, ~held]), spread=spread)
-        status = Status.CONVERGED if distance <= ARRIVED else Status.NOT_CONVERGED
+        away = Status.NOT_CONVERGED if strict else Status.COMPLETED
+        status = Status.CONVERGED if distance <= ARRIVED else away
         detail = f"the minimum is {distance:.2g} standard errors away"
         if status is Status.NOT_CONVERGED:
-            detail += f"; raise {'epochs' if method.unit == 'epoch' else 'max_steps'} or the learning rate, leave scale on, or use method='lm'"
+            descent = "; raise epochs or the learning rate, leave scale on, or use method='lm'"
+            detail += descent if method.unit == "epoch" else "; raise max_steps, or start closer"
     return replace(solution, status=status, message=sentence(status, method, solution.steps, detail))
 
 

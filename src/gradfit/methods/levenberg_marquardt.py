@@ -19,7 +19,7 @@ Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (projection onto 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,11 +27,13 @@ import torch
 from gradfit.compiler.kernel import Linearization
 from gradfit.errors import OptionError
 from gradfit.methods.method import Evaluation, Problem, Status
-from gradfit.methods.stopping import EarlyStopping
+from gradfit.methods.stopping import ARRIVED, EarlyStopping, remaining_distance
 from gradfit.typing import Floats
 
 MAX_DAMPING = 1e20
-POLISH = 8  # undamped steps at the end, at most
+POLISH = 50  # undamped steps at the end, at most: where residuals are large each removes only a third of the error
+POLISHED = 1e-10  # of the residual: what is left then is in no digit of the result
+PLATEAU = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
 WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
 SMALL_STEP = 1e-14  # relative to the parameters, in units of D
 
@@ -118,17 +120,30 @@ class MarquardtRun:
             predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
             size = np.linalg.norm(self.norms * moved) / max(np.linalg.norm(self.norms * self.theta), np.finfo(float).tiny)
             if predicted <= WORTHLESS * abs(self.loss) or size <= SMALL_STEP:
-                return Status.CONVERGED, "the loss is at its minimum to rounding"
+                return self._arrived(directions.free)
             loss = self.problem.kernel.mean_loss(trial)
             gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
             if gain > 1e-4 and self._accept(trial, loss, gain):
                 return None, ""
             self.damping, self.growth = self.damping * self.growth, self.growth * 2
             if not self.damping < MAX_DAMPING:
-                return (
-                    Status.STALLED,
-                    "every step from here raises the loss; the model may be rough or its derivative wrong",
-                )
+                return self._arrived(directions.free)
+
+    def _arrived(self, free: np.ndarray) -> tuple[Status, str]:
+        """No step is worth taking: say whether this is a minimum."""
+        near = self.near
+        assert near is not None
+        prediction = float(np.linalg.norm(near.prediction * near.weight))
+        effect = np.linalg.norm(near.jacobian, axis=0) * np.abs(self.theta)
+        still = free & (effect <= PLATEAU * prediction) & (self.norms * np.abs(self.theta) > PLATEAU * prediction)
+        if still.any():
+            names = ", ".join(name for name, one in zip(self.problem.parameters.free_elements, still, strict=True) if one)
+            return Status.STALLED, f"the fit ran onto a plateau where {names} changes nothing; start elsewhere, or set bounds"
+        distance = remaining_distance(replace(near, jacobian=near.jacobian[:, free]))
+        if distance > ARRIVED:
+            detail = f"a step of {distance:.2g} standard errors should lower it and does not; the model may be rough or its derivative wrong"
+            return Status.STALLED, detail
+        return Status.CONVERGED, "the loss is at its minimum to rounding"
 
     def _accept(self, trial: Floats, loss: float, gain: float) -> bool:
         """Move, unless the derivative is not finite there."""
@@ -150,6 +165,8 @@ class MarquardtRun:
             if near is None or len(self.theta) == 0:
                 return
             directions = _Directions(near, self.norms, self._free(near.gradient))
+            if directions.explained <= POLISHED * np.linalg.norm(near.residual):
+                return
             trial = np.clip(self.theta + directions.step(0.0), self.lower, self.upper)
             loss = self.problem.kernel.mean_loss(trial)
             if not loss <= self.loss * (1 + 1e-12) or np.array_equal(trial, self.theta):

@@ -26,7 +26,7 @@ pre{background:#f5f5f5;padding:.6rem;overflow-x:auto;font-size:.85rem}ul{padding
 
 def page(record: FitRecord, curve: plots.Curve | None) -> str:
     """Give the whole page, under 150 kB."""
-    title = escape(f"{record.model.target}: {record.model.label}")
+    title = escape(text.title(record))
     parts = [
         f"<h1>{title}</h1>",
         _ending(record),

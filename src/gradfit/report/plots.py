@@ -26,7 +26,8 @@ from gradfit.typing import Floats
 BLUE, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#222222", "#8a8a8a"
 CURVE_POINTS = 201
 MAX_DRAWN = 1500  # markers and vertices of a curve in one picture: beyond, an even selection is drawn
-SIZE = (6.4, 4.0)
+ALWAYS_DRAWN = 100  # first epochs of a learning curve: a logarithmic axis shows each of them
+SIZE = (5.4, 3.6)  # inches; so small that text is readable where a phone shrinks the picture to its width
 # Chinese labels, where one of these is installed.
 FONTS = (
     "DejaVu Sans",
@@ -157,9 +158,18 @@ def history_figure(record: FitRecord) -> Any:
         axes.plot(*_thin(history["epoch"], values), color=color, linewidth=1.4, label=label, **marker)
     if record.steps > 0 and drawn and all(np.nanmin(np.where(np.isfinite(v), v, np.nan)) > 0 for v, _, _ in drawn):
         axes.set_yscale("log")
+    if drawn and _early(drawn[0][0]):
+        axes.set_xscale("log")
     _label(axes, record.unit, f"mean loss ({record.loss_name})")
     _legend(axes)
     return figure
+
+
+def _early(losses: Floats) -> bool:
+    """Whether nearly all of a long training's fall lies in its first hundredth, where a linear axis would hide it."""
+    first = max(len(losses) // 100, 1)
+    fall = losses[0] - losses[-1]
+    return len(losses) > 200 and bool(losses[0] - losses[first] > 0.9 * fall > 0)
 
 
 def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats | None) -> None:
@@ -198,8 +208,8 @@ def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Draw a long curve by its envelope: the lowest and the highest value of each stretch, so that no spike is lost."""
     if len(x) <= MAX_DRAWN:
         return x, y
-    kept: set[int] = {0, len(x) - 1}
-    for stretch in np.array_split(np.arange(len(x)), MAX_DRAWN // 2):
+    kept = {*range(ALWAYS_DRAWN), len(x) - 1}
+    for stretch in np.array_split(np.arange(len(x)), MAX_DRAWN // 2 - ALWAYS_DRAWN):
         values = np.where(np.isfinite(y[stretch]), y[stretch], 0.0)
         kept.update((int(stretch[values.argmin()]), int(stretch[values.argmax()])))
     index = np.array(sorted(kept))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradfit.drivers.monitor import SHOWN
+from gradfit.statistics.covariance import correlation
 from gradfit.statistics.record import Estimate, FitRecord
 from gradfit.statistics.rounding import rounded
 
@@ -33,8 +34,13 @@ def heading(record: FitRecord) -> str:
     """What was fitted, to what, how."""
     rows = f"{record.n} rows" + (f", {record.n_validation} for validation" if record.n_validation else "")
     steps = f"{record.steps} {record.unit}{'s' * (record.steps != 1)}"
-    line = f"{record.model.label}   ({rows}; {record.method}, {steps}; loss {record.loss_name})"
-    return line if record.model.kind == "formula" else f"{record.model.target} by {line}"
+    return f"{title(record)}   ({rows}; {record.method}, {steps}; loss {record.loss_name})"
+
+
+def title(record: FitRecord) -> str:
+    """The model and what it describes."""
+    model = record.model
+    return model.label if model.kind == "formula" and "=" in model.label else f"{model.target} by {model.label}"
 
 
 def brief(record: FitRecord) -> str:
@@ -99,14 +105,15 @@ def quality(record: FitRecord) -> list[str]:
 
 def strongest_correlation(record: FitRecord) -> str:
     """Name the pair of parameters that are hardest to tell apart, where that is worth a line."""
-    diagonal = np.sqrt(np.diag(record.covariance))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.nan_to_num(record.covariance / np.outer(diagonal, diagonal))
+    tied = {estimate.name for estimate in record.estimates if estimate.tied is not None}  # correlated by definition
+    free = [index for index, name in enumerate(record.names) if name not in tied]
+    matrix = np.nan_to_num(correlation(record.covariance[np.ix_(free, free)]))
     np.fill_diagonal(matrix, 0)
     if matrix.size == 0 or np.abs(matrix).max() < STRONG_CORRELATION:
         return ""
     first, second = np.unravel_index(int(np.abs(matrix).argmax()), matrix.shape)
-    return f"strongest correlation {record.names[first]}, {record.names[second]}: {matrix[first, second]:+.3f}"
+    names = [record.names[index] for index in free]
+    return f"strongest correlation {names[first]}, {names[second]}: {matrix[first, second]:+.3f}"
 
 
 def training_lines(record: FitRecord) -> list[str]:

@@ -54,7 +54,13 @@ class Covariance:
 
 
 def covariance(
-    near: Linearization, *, kind: str, absolute: bool, names: Sequence[str], at_bound: np.ndarray, exact: bool = True
+    near: Linearization,
+    *,
+    kind: str,
+    absolute: bool,
+    names: Sequence[str],
+    at_bound: np.ndarray,
+    exact: bool = True,
 ) -> Covariance:
     """Compute the covariance from the least-squares form at the solution.
 

@@ -1,0 +1,18 @@
+"""The thermometer: eleven readings in unknown units, and the same in degrees Celsius."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def t_u() -> np.ndarray:
+    """Readings of the thermometer of unknown units."""
+    return np.array([35.7, 55.9, 58.2, 81.9, 56.3, 48.9, 33.9, 21.8, 48.4, 60.4, 68.4])
+
+
+@pytest.fixture
+def t_c() -> np.ndarray:
+    """The same temperatures in degrees Celsius."""
+    return np.array([0.5, 14.0, 15.0, 28.0, 11.0, 8.0, 3.0, -4.0, 6.0, 13.0, 21.0])
