@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,3 +18,9 @@ def t_u() -> np.ndarray:
 def t_c() -> np.ndarray:
     """The same temperatures in degrees Celsius."""
     return np.array([0.5, 14.0, 15.0, 28.0, 11.0, 8.0, 3.0, -4.0, 6.0, 13.0, 21.0])
+
+
+@pytest.fixture
+def thermometer_csv() -> Path:
+    """The example file of the README."""
+    return Path(__file__).parent.parent / "examples" / "thermometer.csv"

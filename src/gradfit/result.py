@@ -396,7 +396,7 @@ def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Ma
 
 
 def predictor_for(record: FitRecord, kernel: EagerKernel) -> EagerKernel:
-    """Give a kernel whose start is the solution, all parameters free, in float64 where the model allows."""
+    """Give a kernel whose start is the solution, all parameters free."""
     flat = iter(estimate.value for estimate in record.estimates)
     fitted = {
         name: Parameter(start=np.array([next(flat) for _ in range(math.prod(shape))]).reshape(shape))

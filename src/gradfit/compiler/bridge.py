@@ -2,12 +2,15 @@
 
 A model that calls ``np.exp`` or ``math.exp`` computes the same thing as one that calls ``torch.exp``, but loses the
 derivative. ``on_tensors`` gives a copy of the function in which the names ``np``, ``math``, ``scipy.special`` and what was
-imported from them stand for functions that go to torch when they meet a tensor. The user's own function is not changed.
-A function of theirs that has no twin in torch raises :class:`Untranslatable` on a tensor, so nothing is lost in silence.
+imported from them stand for functions that go to torch when they meet a tensor. The user's own function is not changed, nor
+anything global. A function of theirs that has no twin in torch raises :class:`Untranslatable` on a tensor, so nothing is lost
+in silence. Names that are bound elsewhere (``import`` inside the model, a table of functions) are not seen; such a model runs
+as it is, with finite differences.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import types
@@ -22,78 +25,42 @@ from torch import Tensor
 HOSTS = (np, math, scipy.special)
 FOREIGN = ("torch", "numpy", "scipy", "math", "builtins")
 
-# Names that differ between the hosts and torch; every other name is looked up in torch and torch.special as it is.
+
+
+def _gamma(x: Tensor) -> Tensor:
+    """Gamma function; negative on every other interval between the poles at 0, -1, -2, ..."""
+    odd = (x < 0) & (torch.remainder(torch.floor(x), 2) == 1)
+    return torch.where(odd, -1.0, 1.0) * torch.exp(torch.lgamma(x))
+
+
+def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Tensor:  # noqa: A002 - numpy's words
+    lower, upper = (min if a_min is None else a_min), (max if a_max is None else a_max)
+    dtype = next(a.dtype for a in (x, lower, upper) if isinstance(a, Tensor))
+    x, lower, upper = (None if a is None else torch.as_tensor(a, dtype=dtype) for a in (x, lower, upper))
+    return torch.clamp(x, lower, upper)
+
+
+# Names that differ between the hosts and torch.
 TWINS: dict[str, Callable[..., Any]] = {
     "arccos": torch.acos, "arccosh": torch.acosh, "arcsin": torch.asin, "arcsinh": torch.asinh, "arctan": torch.atan,
-    "arctan2": torch.atan2, "arctanh": torch.atanh, "power": torch.pow, "pow": torch.pow, "fabs": torch.abs,
-    "absolute": torch.abs, "abs": torch.abs, "gammaln": torch.lgamma, "expit": torch.sigmoid, "clip": torch.clamp,
-    "cbrt": lambda x: torch.sign(x) * torch.abs(x) ** (1 / 3), "degrees": torch.rad2deg, "radians": torch.deg2rad,
-    "gamma": lambda x: torch.exp(torch.lgamma(x)), "reciprocal": torch.reciprocal, "log_ndtr": torch.special.log_ndtr,
-    "true_divide": torch.true_divide, "mod": torch.remainder, "fmod": torch.fmod, "float64": lambda x: x, "asarray": lambda x: x,
+    "arctan2": torch.atan2, "arctanh": torch.atanh, "power": torch.pow, "fabs": torch.abs, "absolute": torch.abs,
+    "gammaln": torch.lgamma, "expit": torch.sigmoid, "clip": _clip, "degrees": torch.rad2deg, "radians": torch.deg2rad,
+    "cbrt": lambda x: torch.sign(x) * torch.abs(x) ** (1 / 3), "gamma": _gamma, "psi": torch.digamma, "mod": torch.remainder,
+    "array": torch.clone, "copy": torch.clone, "asarray": lambda x: x, "float64": lambda x: x,
 }  # fmt: skip
 
-# Elementwise functions of one name and one meaning in the hosts and in torch.
+# Elementwise functions of one name and one meaning in the hosts and in torch, or in torch.special.
 SHARED = frozenset(
-    [
-        "acos",
-        "acosh",
-        "add",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "ceil",
-        "cos",
-        "cosh",
-        "divide",
-        "equal",
-        "erf",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "greater",
-        "greater_equal",
-        "heaviside",
-        "hypot",
-        "less",
-        "less_equal",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "logaddexp",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "maximum",
-        "minimum",
-        "multiply",
-        "ndtr",
-        "negative",
-        "not_equal",
-        "remainder",
-        "round",
-        "sign",
-        "sin",
-        "sinc",
-        "sinh",
-        "sqrt",
-        "square",
-        "subtract",
-        "tan",
-        "tanh",
-        "trunc",
-        "where",
-        "xlogy",
-        "zeros_like",
-        "ones_like",
-        "full_like",
-    ]
+    "abs acos acosh add asin asinh atan atan2 atanh ceil copysign cos cosh deg2rad digamma divide equal erf erfc erfcx erfinv "
+    "exp exp2 expm1 float_power floor fmax fmin fmod full_like greater greater_equal heaviside hypot i0 i0e i1 i1e isfinite "
+    "isinf isnan less less_equal lgamma log log10 log1p log2 log_ndtr logaddexp logical_and logical_not logical_or logical_xor "
+    "logit maximum minimum multiply ndtr ndtri negative not_equal ones_like positive pow rad2deg reciprocal remainder round "
+    "sign signbit sin sinc sinh sqrt square subtract tan tanh true_divide trunc where xlog1py xlogy zeros_like".split()
 )
-UNLIKE = {(np, "gamma"), (math, "remainder")}  # one name, another meaning
+UNLIKE: dict[tuple[types.ModuleType, str], Callable[..., Any] | None] = {  # one name, another meaning
+    (math, "remainder"): None,
+    (math, "log"): lambda x, *base: torch.log(x) / torch.log(*base) if base else torch.log(x),
+}
 
 
 class Untranslatable(TypeError):
@@ -107,18 +74,22 @@ class Namespace:
         self._host = host
 
     def __getattr__(self, name: str) -> Any:
-        """Give the host's attribute, its functions made to dispatch."""
+        """Give the host's attribute, its functions made to dispatch; classes stay classes, for isinstance."""
         value = getattr(self._host, name)
         if isinstance(value, types.ModuleType):
             return Namespace(value)
-        return dispatching(value, self._host) if callable(value) else value
+        if not callable(value) or (isinstance(value, type) and value is not np.float64):
+            return value
+        return dispatching(value, self._host)
 
 
 def twin(function: Callable[..., Any], host: types.ModuleType) -> Callable[..., Any] | None:
     """Find the torch function that computes what the host's function does, elementwise."""
     name = getattr(function, "__name__", "")
-    if (host, name) in UNLIKE:
+    if host not in HOSTS:  # numpy.random.gamma is no gamma function
         return None
+    if (host, name) in UNLIKE:
+        return UNLIKE[host, name]
     if name in TWINS:
         return TWINS[name]
     return (getattr(torch, name, None) or getattr(torch.special, name, None)) if name in SHARED else None
@@ -130,18 +101,30 @@ def dispatching(function: Callable[..., Any], host: types.ModuleType) -> Callabl
 
     @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
     def call(*arguments: Any, **options: Any) -> Any:
-        tensor = next((a for a in (*arguments, *options.values()) if isinstance(a, Tensor)), None)
-        if tensor is None:
+        if not any(_holds_tensor(a) for a in (*arguments, *options.values())):
             return function(*arguments, **options)
-        if other is None or options:
-            raise Untranslatable(f"{host.__name__}.{getattr(function, '__name__', function)} has no counterpart in torch")
-        if other is torch.clamp:  # its limits are numbers
-            return other(*arguments)
+        name = f"{host.__name__}.{getattr(function, '__name__', function)}"
+        if other is None or (options and other is not _clip):
+            raise Untranslatable(f"{name} has no counterpart in torch" + " with these options" * (other is not None))
         floats = (a.dtype for a in arguments if isinstance(a, Tensor) and a.is_floating_point())
         dtype = next(floats, torch.float64)
-        return other(*(a if isinstance(a, Tensor) else torch.as_tensor(a, dtype=dtype) for a in arguments))
+        try:
+            return other(*arguments, **options) if other is _clip else other(*(_tensor(a, dtype) for a in arguments))
+        except TypeError as error:
+            raise Untranslatable(f"{name} has no counterpart in torch for these arguments") from error
 
     return call
+
+
+def _holds_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(map(_holds_tensor, value)))
+
+
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
+    """Give numbers the dtype of the tensors they meet, in full precision; conditions stay conditions."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.as_tensor(value, dtype=torch.bool if np.asarray(value).dtype == np.bool_ else dtype)
 
 
 def on_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,30 +134,43 @@ def on_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _translated(function: Callable[..., Any], seen: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
     if isinstance(function, functools.partial):
-        return functools.partial(_translated(function.func, seen), *function.args, **function.keywords)
+        inner = _translated(function.func, seen)
+        return function if inner is function.func else functools.partial(inner, *function.args, **function.keywords)
+    if isinstance(function, functools._lru_cache_wrapper):  # a cache takes no arrays and would keep the graphs of tensors
+        return _translated(function.__wrapped__, seen)
     if isinstance(function, types.MethodType):
         inner = _translated(function.__func__, seen)
         return function if inner is function.__func__ else types.MethodType(inner, function.__self__)
     if not isinstance(function, types.FunctionType):
-        return function
-    if id(function) in seen:
-        return seen[id(function)]
-    seen[id(function)] = function  # a recursive function meets itself: leave that call as it is
-    names = _names(function.__code__)
-    changed = {
-        name: new
-        for name in names & function.__globals__.keys()
-        if (new := _replacement(function.__globals__[name], seen)) is not function.__globals__[name]
-    }
-    cells = tuple(_cell(cell, seen) for cell in function.__closure__ or ())
-    if not changed and all(new is old for new, old in zip(cells, function.__closure__ or (), strict=True)):
-        return function
-    copy = types.FunctionType(
-        function.__code__, function.__globals__ | changed, function.__name__, function.__defaults__, cells or None
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    seen[id(function)] = copy
-    return copy
+        method = getattr(type(function), "__call__", None)
+        return _translated(types.MethodType(method, function), seen) if isinstance(method, types.FunctionType) else function
+    if id(function) not in seen:
+        seen[id(function)] = _copy(function, seen)
+    return seen[id(function)]
+
+
+def _copy(function: types.FunctionType, seen: dict[int, Callable[..., Any]]) -> Callable[..., Any]:
+    """Copy a function with its names translated; the function itself where there are none."""
+    names = dict(function.__globals__)
+    cells = tuple(types.CellType() for _ in function.__closure__ or ())
+    copy = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, cells or None)
+    seen[id(function)] = copy  # a recursive function meets its own copy
+    changed = False
+
+    def new(old: Any) -> Any:
+        nonlocal changed
+        value = _replacement(old, seen)
+        changed = changed or not (value is old or value is copy)
+        return value
+
+    for name in _names(function.__code__) & names.keys():
+        names[name] = new(names[name])
+    for cell, old in zip(cells, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not yet assigned
+            cell.cell_contents = new(old.cell_contents)
+    copy.__defaults__ = tuple(map(new, function.__defaults__ or ())) or None
+    copy.__kwdefaults__ = {name: new(value) for name, value in (function.__kwdefaults__ or {}).items()}
+    return copy if changed else function
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -183,20 +179,12 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*(_names(constant) for constant in inner))
 
 
-def _cell(cell: types.CellType, seen: dict[int, Callable[..., Any]]) -> types.CellType:
-    try:
-        value = cell.cell_contents
-    except ValueError:  # not yet assigned
-        return cell
-    new = _replacement(value, seen)
-    return cell if new is value else types.CellType(new)
-
-
 def _replacement(value: Any, seen: dict[int, Callable[..., Any]]) -> Any:
     if isinstance(value, types.ModuleType):
         root = value.__name__.partition(".")[0]
         return Namespace(value) if value in HOSTS or root in ("numpy", "scipy") else value
-    if isinstance(value, types.FunctionType) and (value.__module__ or "").partition(".")[0] not in FOREIGN:
+    kinds = (types.FunctionType, types.MethodType, functools.partial, functools._lru_cache_wrapper)
+    if isinstance(value, kinds) and (getattr(value, "__module__", None) or "").partition(".")[0] not in FOREIGN:
         return _translated(value, seen)
     host = _host_of(value)
     return dispatching(value, host) if host is not None else value
@@ -205,6 +193,6 @@ def _replacement(value: Any, seen: dict[int, Callable[..., Any]]) -> Any:
 def _host_of(value: Any) -> types.ModuleType | None:
     """Tell whether a name is a function imported from numpy, math or scipy.special."""
     if not isinstance(value, (np.ufunc, types.BuiltinFunctionType, types.FunctionType)) and type(value).__module__ != "numpy":
-        return None
+        return np if value is np.float64 else None
     name = getattr(value, "__name__", None)
     return next((host for host in HOSTS if name and getattr(host, name, None) is value), None)

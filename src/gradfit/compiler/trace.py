@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gradfit.compiler.graph import COPIES, DTYPES, Graph, Node, check
+from gradfit.compiler.graph import COPIES, DTYPES, MAX_NODES, Graph, Node, check, find
 from gradfit.errors import StorageError
 
-MAX_NODES = 5000
+# Constants made to look like a tensor; one row at a time they are plain numbers.
+FILLED = {"zeros_like.default": 0.0, "ones_like.default": 1.0}
 
 
 def trace(call: Callable[..., Any], example: Mapping[str, Tensor]) -> Graph | str:
@@ -39,9 +40,13 @@ def trace(call: Callable[..., Any], example: Mapping[str, Tensor]) -> Graph | st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's remarks are ours to act on, not the user's
-            recorded = make_fx(positional)(*example.values())
+            # functionalize: a temporary changed in place (t += b) is as good as a new one
+            recorded = make_fx(torch.func.functionalize(positional))(*example.values())
     except Exception as error:  # noqa: BLE001 - whatever a model does under the tracer, the answer is "no graph"
-        return f"it cannot be traced ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        first = str(error).partition("\n")[0]
+        if "get value out of a tracing tensor" in first:
+            return "it branches on values, or turns them into plain numbers"
+        return f"it cannot be traced for one row ({type(error).__name__}: {first})"
     recorded.graph.eliminate_dead_code()
     try:
         graph = _graph(names, recorded)
@@ -68,6 +73,10 @@ def _graph(inputs: tuple[str, ...], recorded: fx.GraphModule) -> Graph:
             if name in COPIES and not isinstance(_known(node.args[0], known), Mapping):
                 known[node] = _known(node.args[0], known)  # a copy of a constant is the constant
                 continue
+            if name in FILLED or name == "full_like.default":
+                known[node] = FILLED[name] if name in FILLED else _known(node.args[1], known)
+                continue
+            _check_operator(name)
             arguments = tuple(_known(argument, known) for argument in node.args)
             own = f"v{len(nodes)}"
             nodes.append(
@@ -86,6 +95,13 @@ def _graph(inputs: tuple[str, ...], recorded: fx.GraphModule) -> Graph:
     if not isinstance(result, Mapping):
         raise _NotPlain("its result is a constant")
     return Graph(inputs, tuple(nodes), result["node"])
+
+
+def _check_operator(name: str) -> None:
+    try:
+        find(name)
+    except StorageError:
+        raise _NotPlain(f"it uses the torch operator {name}, which is not elementwise and without side effects") from None
 
 
 def _known(argument: Any, known: Mapping[fx.Node, Any]) -> Any:

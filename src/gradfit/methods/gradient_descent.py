@@ -5,7 +5,9 @@ happens. One epoch passes over all rows once, in one batch or several:
 
     zero the gradient;  loss;  gradient by autograd;  optimizer step;  scheduler step
 
-The gradient is zeroed here, never by the user, and copied into the history before the step spends it.
+The gradient is zeroed here, never by the user, and copied into the history before the step spends it. With several batches
+an epoch's loss and gradient are means over its rows, each row taken when its batch was: a short last batch counts for its
+rows, not as a batch, so that at a vanishing rate the history shows loss and gradient of the whole data.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 from gradfit.errors import OptionError, ParameterError, unknown
 from gradfit.methods import scaling
-from gradfit.methods.method import Evaluation, Problem
+from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
 
@@ -42,17 +45,45 @@ SCHEDULERS: Mapping[str, Callable[..., Any]] = {
 }
 PER_BATCH = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)  # torch documents these as stepped after every batch
 
-# Learning rates in scaled units (see scaling.py), where torch's defaults, made for networks, would crawl. Chosen so that each
-# optimizer, with no option given, brings the raw thermometer to its minimum; SGD and ASGD take 1/curvature instead.
-SCALED_RATES: Mapping[str, float] = {
-    "Adadelta": 10.0, "Adafactor": 0.3, "Adagrad": 0.5, "Adam": 0.02, "Adamax": 0.02, "AdamW": 0.02, "NAdam": 0.02, "RAdam": 0.02,
-    "RMSprop": 0.002, "Rprop": 0.01, "LBFGS": 1.0,
-}  # fmt: skip
-# In scaled units two more defaults differ from torch's: without a line search LBFGS leaves curved problems, and a decay that
-# nobody asked for would pull the answer towards zero. With scale=False every default is torch's own.
-SCALED_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "LBFGS": {"line_search_fn": "strong_wolfe"},
-    "AdamW": {"weight_decay": 0.0},
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings in scaled units (see scaling.py) where the user gives none.
+
+    torch's own are made for networks: they would crawl or never settle. These were chosen by measurement, so that within the
+    default epochs each optimizer comes within 0.01 standard errors of the minimum of the problems in
+    tests/methods/test_gradient_descent.py, raw and in any units. With ``scale=False`` every default is torch's own.
+
+    Attributes
+    ----------
+    rate
+        Learning rate; None: 1/curvature.
+    falls_to
+        The rate falls exponentially, over all epochs, to this part of itself. Below 1 for optimizers that divide the gradient
+        by its own recent size: their steps do not shrink on the way to the minimum, so the rate has to.
+    options
+        Options of the optimizer whose defaults are not free of units, or in the way.
+    """
+
+    rate: float | None = None
+    falls_to: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+SCALED: Mapping[str, Defaults] = {
+    "Adadelta": Defaults(10.0, falls_to=1e-8),
+    "Adafactor": Defaults(0.3, falls_to=1e-8),
+    "Adagrad": Defaults(0.2),
+    "Adam": Defaults(0.02),
+    "Adamax": Defaults(0.02),
+    "AdamW": Defaults(0.02, options={"weight_decay": 0.0}),  # a decay nobody asked for would pull the answer towards zero
+    "ASGD": Defaults(options={"lambd": 0.0}),  # the same decay by another name
+    # Without a line search LBFGS leaves curved problems; with torch's tolerances it stops before the sixth digit.
+    "LBFGS": Defaults(1.0, options={"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}),
+    "NAdam": Defaults(0.01, falls_to=1e-2),
+    "RAdam": Defaults(0.02),
+    "RMSprop": Defaults(0.01, falls_to=1e-8),
+    "Rprop": Defaults(0.01, options={"step_sizes": (1e-16, 50.0)}),
 }
 DEFAULT_EPOCHS = 5000
 DEFAULT_EPOCHS_LBFGS = 100  # each is up to max_iter steps of its own
@@ -80,8 +111,10 @@ class Averaging:
         """Check the kind and the decay."""
         if self.kind not in ("swa", "ema"):
             raise OptionError(unknown("averaging", self.kind, ("swa", "ema")))
-        if not 0 <= self.decay <= 1:
+        if not (isinstance(self.decay, Real) and 0 <= self.decay <= 1):
             raise OptionError(f"decay is {self.decay!r}; expected a number from 0 to 1.")
+        if self.start is not None:
+            _count("start", self.start)
 
 
 class GradientDescent:
@@ -92,24 +125,27 @@ class GradientDescent:
     optimizer
         A name ("adam") or a class (``torch.optim.Adam``, or one of your own).
     learning_rate
-        torch's ``lr``. None: chosen in scaled units, or torch's own default where ``scale=False``.
+        torch's ``lr``. None: chosen in scaled units, and falling for some optimizers (:data:`SCALED`), or torch's own default
+        where ``scale=False``.
     epochs
         Passes over the data.
     batch_size
         Rows per step; None: all. Rows are shuffled each epoch by the fit's seed.
     scheduler, scheduler_options
         A name or class of torch.optim.lr_scheduler with its options, or a function of the optimizer. Stepped once an epoch
-        (OneCycleLR and CyclicLR: once a batch); ReduceLROnPlateau sees the validation loss, or the training loss if there
-        is no validation set.
+        (OneCycleLR and CyclicLR: once a batch); ReduceLROnPlateau sees the validation loss of the history's row, or the
+        training loss if there is no validation set. Rates among its options are in the units of ``learning_rate``.
+        SequentialLR and ChainedScheduler are made of schedulers, which need the optimizer: pass a function of it.
     averaging
         "swa", "ema" or :class:`Averaging`.
     early_stopping
         Epochs of patience, or :class:`EarlyStopping`; needs a validation set.
     scale
         Work in scaled units, :mod:`gradfit.methods.scaling`. None: yes, except for torch modules. Options that are
-        not free of units (weight_decay, eps) then act in scaled units.
+        not free of units (learning_rate, weight_decay, eps) then act in scaled units.
     **options
-        Any option of the optimizer itself: momentum, betas, weight_decay, amsgrad, ...
+        Any option of the optimizer itself: momentum, betas, weight_decay, amsgrad, ... ``maximize`` climbs, as torch says: for
+        a loss of your own that is to be large; a squared loss then ends as diverged or not converged.
 
     Raises
     ------
@@ -143,13 +179,16 @@ class GradientDescent:
         self.scheduler_options = dict(scheduler_options or {})
         if self.scheduler is None and self.scheduler_options:
             raise OptionError("scheduler_options were given without a scheduler; name one, such as scheduler='StepLR'.")
-        self.averaging = Averaging(averaging) if isinstance(averaging, str) else averaging
-        self.early_stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+        self.averaging = _averaging(averaging, self.max_steps)
+        self.early_stopping = _early_stopping(early_stopping)
         if self.averaging is not None and self.early_stopping is not None:
             raise OptionError("averaging and early_stopping both decide which parameters are the answer; choose one.")
+        if scale not in (None, True, False):
+            raise OptionError(f"scale is {scale!r}; expected True, False or None.")
         self.scale = scale
         self.options = _known_options(self.optimizer, options)
-        self._build([torch.zeros(2, 2)], 1e-3, scaled=False)  # torch refuses bad values now, not later
+        self.needs_closure = _needs_closure(self.optimizer)
+        self._try_out()
 
     def __repr__(self) -> str:
         """Show what was set."""
@@ -161,42 +200,69 @@ class GradientDescent:
         if self.early_stopping is not None and problem.validation is None:
             raise OptionError("early_stopping watches the validation loss; pass validation=0.2, rows, or a data set.")
         bounded = np.isfinite(problem.parameters.lower).any() or np.isfinite(problem.parameters.upper).any()
-        if self.name == "LBFGS" and bounded:
+        if self.needs_closure and bounded:
             raise ParameterError("LBFGS cannot keep bounds: its memory of curvature ends at them. Use method='lm' or 'adam'.")
-        if self.name == "LBFGS" and self.batch_size is not None:
+        if self.needs_closure and self.batch_size is not None:
             raise OptionError("LBFGS compares losses between steps, so it needs all rows in each; leave batch_size out.")
+        if self.name == "Muon":
+            _check_matrices(problem)
 
     def start(self, problem: Problem) -> DescentRun:
         """Begin at the start of the problem."""
         return DescentRun(self, problem)
 
-    def rate(self, units: scaling.Scaling, *, scaled: bool) -> float:
+    def _rate(self, problem: Problem, units: scaling.Scaling | None) -> float:
         """Choose the learning rate: the user's, or the default for the units."""
         if self.learning_rate is not None:
             return self.learning_rate
-        if not scaled:
+        if units is None:
             default = inspect.signature(self.optimizer).parameters["lr"].default
             return float(default) if isinstance(default, (int, float)) else 1e-3
-        return SCALED_RATES.get(self.name, 1 / units.steepest)
+        return SCALED.get(self.name, Defaults()).rate or scaling.steady_rate(problem.kernel, problem.parameters, units)
 
     def _build(self, leaves: list[Tensor], rate: float, *, scaled: bool) -> Optimizer:
         """Make torch's optimizer; its own complaint becomes ours."""
-        defaults = SCALED_OPTIONS.get(self.name, {}) if scaled else {}
+        defaults = SCALED[self.name].options if scaled and self.name in SCALED else {}
         try:
             return self.optimizer(leaves, lr=rate, **{**defaults, **self.options})  # type: ignore[call-arg]
         except (ValueError, TypeError, RuntimeError) as error:
             raise OptionError(f"{self.name} refuses: {error}") from error
 
-    def _schedule(self, optimizer: Optimizer, batches: int) -> Any:
+    def _try_out(self) -> None:
+        """Take a step on a matrix of ones, so that torch refuses bad values now and not in the middle of a fit."""
+        leaf = torch.ones(2, 2, requires_grad=True)
+        optimizer = self._build([leaf], 1e-3, scaled=False)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = (leaf**2).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        closure()
+        try:
+            optimizer.step(closure if self.needs_closure else None)  # type: ignore[arg-type]
+        except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+            raise OptionError(f"{self.name} refuses: {error}") from error
+
+    def _schedule(self, optimizer: Optimizer, batches: int, *, scaled: bool) -> Any:
+        """Make the scheduler asked for, or the one that a default rate comes with."""
         if self.scheduler is None:
-            return None
+            falls_to = SCALED.get(self.name, Defaults()).falls_to
+            if not scaled or self.learning_rate is not None or falls_to == 1:
+                return None
+            return lr_scheduler.ExponentialLR(optimizer, gamma=falls_to ** (1 / self.max_steps))
         options = dict(self.scheduler_options)
         if self.scheduler is lr_scheduler.OneCycleLR and not options.keys() & {"total_steps", "epochs"}:
             options["total_steps"] = self.max_steps * batches
+        name = getattr(self.scheduler, "__name__", self.scheduler)
         try:
-            return self.scheduler(optimizer, **options)
+            scheduler = self.scheduler(optimizer, **options)
         except (ValueError, TypeError, KeyError) as error:
-            raise OptionError(f"the scheduler {getattr(self.scheduler, '__name__', self.scheduler)} refuses: {error}") from error
+            raise OptionError(f"the scheduler {name} refuses: {error}") from error
+        if not callable(getattr(scheduler, "step", None)):
+            raise OptionError(f"the scheduler {name} gave {scheduler!r}; expected a scheduler of torch.optim.lr_scheduler.")
+        return scheduler
 
 
 class DescentRun:
@@ -204,20 +270,21 @@ class DescentRun:
 
     def __init__(self, method: GradientDescent, problem: Problem) -> None:
         self.method, self.problem = method, problem
-        start = problem.parameters.start
+        start, dtype = problem.parameters.start, problem.dtype
         self.scaled = method.scale if method.scale is not None else problem.parameters.packed
-        self.units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(len(start))
-        self.factor = torch.as_tensor(self.units.parameters, dtype=problem.dtype)
-        self.inverse_loss = torch.tensor(1 / self.units.loss, dtype=problem.dtype)
-        self.leaves = problem.parameters.leaves(torch.as_tensor(start / self.units.parameters, dtype=problem.dtype))
+        units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(len(start))
+        self.factor = torch.as_tensor(units.parameters, dtype=dtype)
+        self.slope = torch.as_tensor(units.loss / units.parameters, dtype=dtype)
+        self.inverse_loss = torch.tensor(1 / units.loss, dtype=dtype)
+        self.leaves = problem.parameters.leaves(torch.as_tensor(start / units.parameters, dtype=dtype))
         for leaf in self.leaves:
             leaf.requires_grad_()
-        self.optimizer = method._build(self.leaves, method.rate(self.units, scaled=self.scaled), scaled=self.scaled)
-        n = problem.kernel.n
-        self.batches = 1 if method.batch_size is None else math.ceil(n / method.batch_size)
-        self.scheduler = method._schedule(self.optimizer, self.batches)
+        rate = method._rate(problem, units if self.scaled else None)
+        self.optimizer = method._build(self.leaves or [torch.zeros(0)], rate, scaled=self.scaled)
+        self.batches = 1 if method.batch_size is None else math.ceil(problem.kernel.n / method.batch_size)
+        self.scheduler = method._schedule(self.optimizer, self.batches, scaled=self.scaled)
         self.limits = self._limits()
-        self.generator = torch.Generator().manual_seed(problem.seed)
+        self.generator = torch.Generator().manual_seed(int(problem.seed))
         self.epoch = 0
         self.average = self._averaged()
 
@@ -225,19 +292,14 @@ class DescentRun:
         """One epoch."""
         self.epoch += 1
         validation = self._validation_loss()
-        rate = float(self.optimizer.param_groups[0]["lr"])
-        losses, gradients = [], []
-        for rows in self._batches():
-            loss, gradient = self._descend(rows)
-            losses.append(loss)
-            gradients.append(gradient)
-            if isinstance(self.scheduler, PER_BATCH):
-                self.scheduler.step()
-        train, gradient = (
-            (losses[0], gradients[0]) if self.batches == 1 else (float(np.mean(losses)), torch.stack(gradients).mean(0))
-        )
-        self._after_epoch(train if math.isnan(validation) else validation)
-        return Evaluation(train, validation, self._theta(), gradient, {"learning_rate": rate})
+        settings = {"learning_rate": float(self.optimizer.param_groups[0]["lr"])}
+        if not len(self.factor):
+            loss = self.problem.kernel.mean_loss(np.empty(0))
+            detail = "there is nothing to fit, every parameter is fixed"
+            return Evaluation(loss, validation, np.empty(0), np.empty(0), settings, Status.CONVERGED, detail)
+        loss, gradient = self._pass()
+        self._after_epoch(loss if self.problem.validation is None else validation)
+        return Evaluation(loss, validation, self._theta(), gradient, settings)
 
     def final(self) -> Floats:
         """Give the last parameters, or their average; in the user's units."""
@@ -246,20 +308,38 @@ class DescentRun:
         average = torch.cat([leaf.detach().reshape(-1) for leaf in self.average.module.parameters()])
         return (average * self.factor).double().numpy()
 
+    def _pass(self) -> tuple[float, Tensor]:
+        """Pass once over the rows; gives the mean loss and gradient over them, each row's before its step."""
+        if self.method.batch_size is None:
+            loss, gradient = self._descend(None)
+            self._after_batch()
+            return loss, gradient
+        total, slope, n = 0.0, torch.zeros_like(self.factor), self.problem.kernel.n
+        for rows in torch.randperm(n, generator=self.generator).split(self.method.batch_size):  # type: ignore[no-untyped-call]
+            loss, gradient = self._descend(rows)
+            total += loss * (len(rows) / n)
+            slope += gradient * (len(rows) / n)
+            self._after_batch()
+        return total, slope
+
     def _descend(self, rows: Tensor | None) -> tuple[float, Tensor]:
         """One step of the optimizer; gives loss and gradient before it, in the user's units."""
         first: list[tuple[float, Tensor]] = []
 
         def closure() -> Tensor:
-            self.optimizer.zero_grad()
+            for leaf in self.leaves:
+                leaf.grad = None  # what Optimizer.zero_grad does, without its bookkeeping for the profiler
             loss = self.problem.kernel.loss(self._point(), rows)
-            loss.backward(self.inverse_loss)  # type: ignore[no-untyped-call]
+            loss.backward(self.inverse_loss if self.scaled else None)  # type: ignore[no-untyped-call]
             if not first:  # LBFGS evaluates several times a step; the history wants where it stood before
                 first.append((loss.item(), self._gradient()))
             return loss.detach() * self.inverse_loss if self.scaled else loss
 
-        closure() if self.method.name != "LBFGS" else None
-        self.optimizer.step(closure if self.method.name == "LBFGS" else None)  # type: ignore[arg-type]
+        if self.method.needs_closure:
+            self.optimizer.step(closure)  # type: ignore[arg-type]
+        else:
+            closure()
+            self.optimizer.step()
         if self.limits is not None:
             with torch.no_grad():
                 for leaf, (lower, upper) in zip(self.leaves, self.limits, strict=True):
@@ -275,17 +355,12 @@ class DescentRun:
     def _theta(self) -> Tensor:
         with torch.no_grad():
             point = self._point()
-            return point if self.scaled else point.detach().clone()
+            return point if self.scaled else point.clone()
 
     def _gradient(self) -> Tensor:
         parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
-        gradient = torch.cat([part.reshape(-1) for part in parts]) if len(parts) > 1 else parts[0].reshape(-1).clone()
-        return gradient * (self.units.loss / self.factor) if self.scaled else gradient
-
-    def _batches(self) -> list[Tensor] | list[None]:
-        if self.method.batch_size is None:
-            return [None]
-        return list(torch.randperm(self.problem.kernel.n, generator=self.generator).split(self.method.batch_size))  # type: ignore[no-untyped-call]
+        gradient = torch.cat([part.reshape(-1) for part in parts])
+        return gradient * self.slope if self.scaled else gradient
 
     def _validation_loss(self) -> float:
         """Evaluate without autograd: validation never touches the gradient."""
@@ -294,19 +369,29 @@ class DescentRun:
         with torch.no_grad():
             return self.problem.validation.loss(self._theta()).item()
 
+    def _after_batch(self) -> None:
+        if isinstance(self.scheduler, PER_BATCH):
+            self._step_scheduler()
+
     def _after_epoch(self, watched: float) -> None:
         if self.average is not None and self.epoch >= self._average_from:
             self.average.update_parameters(self.holder)
         if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(watched)
+            self._step_scheduler(watched)
         elif self.scheduler is not None and not isinstance(self.scheduler, PER_BATCH):
-            self.scheduler.step()
+            self._step_scheduler()
+
+    def _step_scheduler(self, *watched: float) -> None:
+        try:
+            self.scheduler.step(*watched)
+        except ValueError as error:  # OneCycleLR with fewer steps than the fit takes
+            raise OptionError(f"the scheduler {type(self.scheduler).__name__} refuses at epoch {self.epoch}: {error}") from error
 
     def _averaged(self) -> swa_utils.AveragedModel | None:
         averaging = self.method.averaging
         if averaging is None:
             return None
-        quarter = max(1, 3 * self.method.max_steps // 4)
+        quarter = 3 * self.method.max_steps // 4 + 1
         self._average_from = averaging.start if averaging.start is not None else (quarter if averaging.kind == "swa" else 1)
         self.holder = torch.nn.Module()
         for index, leaf in enumerate(self.leaves):
@@ -353,6 +438,10 @@ def _scheduler(given: str | Callable[..., Any] | None) -> Callable[..., Any] | N
 
 def _known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
     known = [name for name in inspect.signature(optimizer).parameters if name not in ("self", "params", "lr")]
+    if options.get("differentiable"):
+        raise OptionError(
+            "differentiable=True is for gradients through the steps themselves, and a fit takes none; leave it out."
+        )
     if "lr" in options:
         raise OptionError("lr is called learning_rate here; write learning_rate=...")
     for name in options:
@@ -371,10 +460,39 @@ def _known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> di
     return dict(options)
 
 
+def _averaging(given: str | Averaging | None, epochs: int) -> Averaging | None:
+    averaging = Averaging(given) if isinstance(given, str) else given
+    if averaging is not None and not isinstance(averaging, Averaging):
+        raise OptionError(f"averaging is {given!r}; expected 'swa', 'ema' or gradfit.Averaging(...).")
+    if averaging is not None and averaging.start is not None and averaging.start > epochs:
+        raise OptionError(f"averaging starts at epoch {averaging.start} and there are {epochs}; start earlier.")
+    return averaging
+
+
+def _early_stopping(given: int | EarlyStopping | None) -> EarlyStopping | None:
+    return given if given is None or isinstance(given, EarlyStopping) else EarlyStopping(given)
+
+
+def _needs_closure(optimizer: type[Optimizer]) -> bool:
+    """LBFGS evaluates the loss itself, several times a step: its ``step`` does not work without a closure."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def _check_matrices(problem: Problem) -> None:
+    parameters = problem.parameters
+    flat = [name for name in parameters.free_names if parameters.packed or len(parameters.shape(name)) != 2]
+    if flat:
+        raise ParameterError(
+            f"Muon makes the update of a matrix orthogonal, so it moves only matrices, and {', '.join(flat[:6])} is none; "
+            "use it on the weights of a torch module (fix the biases, or leave them out), or use Adam."
+        )
+
+
 def _positive(name: str, value: float | None) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value > 0 and math.isfinite(value)):
+    if isinstance(value, bool) or not isinstance(value, Real) or not (value > 0 and math.isfinite(value)):
         raise OptionError(f"{name} is {value!r}; expected a positive number.")
     return float(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -31,9 +32,9 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         """Check both numbers."""
-        if isinstance(self.patience, bool) or not isinstance(self.patience, int) or self.patience < 1:
+        if isinstance(self.patience, bool) or not isinstance(self.patience, Integral) or self.patience < 1:
             raise OptionError(f"patience is {self.patience!r}; expected a whole number of epochs, 1 or more.")
-        if not self.min_delta >= 0:
+        if not (isinstance(self.min_delta, Real) and 0 <= self.min_delta < math.inf):
             raise OptionError(f"min_delta is {self.min_delta!r}; expected 0 or more, in units of the loss.")
 
 

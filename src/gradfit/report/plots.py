@@ -25,7 +25,8 @@ from gradfit.typing import Floats
 
 BLUE, ORANGE, BLACK, GREY = "#0072B2", "#D55E00", "#222222", "#8a8a8a"
 CURVE_POINTS = 201
-MAX_DRAWN = 1500  # markers and vertices of a curve in one picture: beyond, an even selection is drawn
+MAX_VERTICES = 800  # of a curve; beyond, its envelope is drawn
+MAX_VECTORS = 400  # markers drawn as vectors; more become a bitmap within the picture, or a page would weigh a megabyte
 ALWAYS_DRAWN = 100  # first epochs of a learning curve: a logarithmic axis shows each of them
 SIZE = (5.4, 3.6)  # inches; so small that text is readable where a phone shrinks the picture to its width
 # Chinese labels, where one of these is installed.
@@ -96,7 +97,7 @@ def _label(axes: Any, x: str, y: str) -> None:
 
 def _legend(axes: Any) -> None:
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=False, prop={"family": _fonts(), "size": 9})
+        axes.legend(framealpha=0.8, edgecolor="none", prop={"family": _fonts(), "size": 9})
 
 
 def _abscissa(record: FitRecord) -> tuple[Floats, str]:
@@ -183,10 +184,9 @@ def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats |
         if not rows.any():
             continue
         chosen = np.flatnonzero(rows)
-        chosen = chosen[:: -(-len(chosen) // MAX_DRAWN)]
-        size = 4.5 if len(chosen) <= 200 else 2.0
+        size = 4.5 if len(chosen) <= 200 else 2.0 if len(chosen) <= 2000 else 1.0
         error = None if sigma is None else sigma[chosen]
-        axes.errorbar(
+        drawn = axes.errorbar(
             x[chosen],
             y[chosen],
             yerror(error),
@@ -197,6 +197,7 @@ def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats |
             label=label,
             zorder=2,
         )
+        drawn[0].set_rasterized(len(chosen) > MAX_VECTORS)
 
 
 def yerror(sigma: Floats | None) -> Floats | None:
@@ -206,10 +207,10 @@ def yerror(sigma: Floats | None) -> Floats | None:
 
 def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Draw a long curve by its envelope: the lowest and the highest value of each stretch, so that no spike is lost."""
-    if len(x) <= MAX_DRAWN:
+    if len(x) <= MAX_VERTICES:
         return x, y
     kept = {*range(ALWAYS_DRAWN), len(x) - 1}
-    for stretch in np.array_split(np.arange(len(x)), MAX_DRAWN // 2 - ALWAYS_DRAWN):
+    for stretch in np.array_split(np.arange(len(x)), MAX_VERTICES // 2 - ALWAYS_DRAWN):
         values = np.where(np.isfinite(y[stretch]), y[stretch], 0.0)
         kept.update((int(stretch[values.argmin()]), int(stretch[values.argmax()])))
     index = np.array(sorted(kept))
@@ -236,7 +237,7 @@ def svg(figure: Any, name: str) -> str:
     content = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # the browser draws the text, with its own fonts
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(content, format="svg", dpi=150, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     drawing = content.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)

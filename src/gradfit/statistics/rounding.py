@@ -27,7 +27,9 @@ def rounded(value: float, stderr: float) -> str:
     if not (math.isfinite(stderr) and stderr > 0):
         return f"{value:.{WITHOUT_ERROR}g} ± ?"
     top = max(_power(value), _power(stderr))
-    place = max(_power(stderr) - 1, top - DIGITS)  # of the second digit of the error
+    place = _power(stderr) - 1  # of the second digit of the error
+    if place < top - DIGITS:
+        return f"{value:.{DIGITS}g} ± {stderr:.2g}"
     if top in PLAIN and place > -12:
         return f"{_at(value, place)} ± {_at(stderr, place)}"
     return f"({_at(value, place, top)} ± {_at(stderr, place, top)})e{top:+03d}"
