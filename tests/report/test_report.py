@@ -95,6 +95,12 @@ def test_the_page_stays_small_with_many_rows_and_epochs():
     assert not fit.record.points.complete
 
 
+def test_small_numbers_on_the_axes_survive_the_page():
+    x = np.linspace(0, 3e-4, 20)
+    page = gradfit.fit("y = a*x + b", data={"x": x, "y": 2 * x + 1e-5 * np.sin(1e5 * x)}).to_html()
+    assert "0.00015" in page
+
+
 def test_names_and_texts_are_data_on_the_page(t_u, t_c):
     name = "<script>alert(1)</script>"
     fit = gradfit.fit(f"t_c = w*`{name}` + b", data={name: t_u, "t_c": t_c})
