@@ -101,9 +101,10 @@ class MarquardtRun:
         if self.near is None or not np.isfinite(self.near.jacobian).all():
             return Evaluation(before, validation, self.theta, np.full(len(self.theta), np.nan), {"damping": self.damping})
         gradient, used = self.near.gradient, self.damping
-        status, detail = self._advance(gradient)
-        if status is Status.CONVERGED:
-            self._polish()
+        with np.errstate(over="ignore", invalid="ignore"):  # a trial far out may overflow: it is looked at and not taken
+            status, detail = self._advance(gradient)
+            if status is Status.CONVERGED:
+                self._polish()
         return Evaluation(before, validation, self.theta.copy(), gradient, {"damping": used}, status, detail)
 
     def _advance(self, gradient: Floats) -> tuple[Status | None, str]:
@@ -118,8 +119,8 @@ class MarquardtRun:
             moved = trial - self.theta
             change = near.jacobian @ moved
             predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
-            size = np.linalg.norm(self.norms * moved) / max(np.linalg.norm(self.norms * self.theta), np.finfo(float).tiny)
-            if predicted <= WORTHLESS * abs(self.loss) or size <= SMALL_STEP:
+            tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
+            if predicted <= WORTHLESS * abs(self.loss) or tiny:
                 return self._arrived(directions.free)
             loss = self.problem.kernel.mean_loss(trial)
             gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0

@@ -12,9 +12,10 @@ import json
 import math
 import os
 import tempfile
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -43,16 +44,16 @@ def from_json(text: str) -> FitRecord:
     """
     try:
         stored = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, or a number of thousands of digits
         raise StorageError(f"this is no JSON ({error}); expected a file that fit.save() wrote.") from None
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise StorageError("this JSON is no saved fit; expected a file that fit.save() wrote.")
     schema = stored.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
         raise StorageError(f"the file has schema {schema!r} and this gradfit reads up to {SCHEMA}; upgrade gradfit.")
     try:
         return _record(stored)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise StorageError(f"the saved fit is damaged or incomplete ({type(error).__name__}: {error}); save it again.") from None
 
 
@@ -74,7 +75,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
         "covariance": _array(fields["covariance"]).reshape(p, p),
         "fold_losses": tuple(_number(loss) for loss in fields["fold_losses"]),
         "goodness": Goodness(**{name: _number(value) for name, value in fields["goodness"].items()}),
-        "history": History({name: _array(values) for name, values in fields["history"].items()}),
+        "history": History({name: _column(values) for name, values in fields["history"].items()}),
         "diagnosis": Diagnosis(**{**diagnosis, "reasons": tuple(diagnosis["reasons"])}),
         "points": Points(
             columns={name: _array(values) for name, values in points["columns"].items()},
@@ -87,9 +88,42 @@ def _record(stored: dict[str, Any]) -> FitRecord:
     }
     numbers = ("loss", "validation_loss", "dof", "noise")
     record = FitRecord(**{**fields, **{name: _number(fields[name]) for name in numbers}})
+    _check(record)
+    return record
+
+
+def _check(record: FitRecord) -> None:
+    """Refuse a record whose parts are of other types than declared, or contradict each other."""
+    for part in (record, record.model, record.goodness, record.diagnosis, *record.estimates):
+        for name, hint in get_type_hints(type(part)).items():
+            if not _fits(getattr(part, name), hint):
+                raise ValueError(f"{name} is no {getattr(hint, '__name__', hint)}")
     if sum(math.prod(shape) for shape in record.model.shapes.values()) != len(record.estimates):
         raise ValueError("shapes and estimates disagree")
-    return record
+    if not set(record.names) <= {estimate.name for estimate in record.estimates}:
+        raise ValueError("names and estimates disagree")
+    if any(estimate.stderr < 0 for estimate in record.estimates):
+        raise ValueError("a standard error is negative")
+    points = record.points
+    tables = [[record.history[name] for name in record.history]]
+    tables += [[points.target, points.prediction, points.held_out, *points.columns.values()]]
+    tables[1] += [] if points.sigma is None else [points.sigma]
+    if any(len({column.shape[0] for column in table}) > 1 for table in tables):
+        raise ValueError("columns have different lengths")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type, as far as plain values go."""
+    arguments = get_args(hint)
+    if hint in (int, float, str, bool, type(None)):
+        return isinstance(value, int if hint is int else hint) and (hint is bool or not isinstance(value, bool))
+    if get_origin(hint) is types.UnionType:
+        return any(_fits(value, choice) for choice in arguments)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if get_origin(hint) is Mapping:
+        return isinstance(value, Mapping)
+    return True
 
 
 def _estimate(stored: Mapping[str, Any]) -> Estimate:
@@ -126,6 +160,12 @@ def _array(stored: Any) -> np.ndarray:
     return np.array([_number(value) for value in array.ravel()], dtype=np.float64).reshape(array.shape)
 
 
+def _column(stored: Any) -> np.ndarray:
+    """A column of the history; counts stay whole numbers."""
+    whole = isinstance(stored, list) and all(type(value) is int for value in stored)
+    return np.array(stored, dtype=np.int64) if whole and stored else _array(stored)
+
+
 def read_whole(path: str | os.PathLike[str]) -> str:
     """Read a text file; StorageError says what is wrong with it."""
     try:
@@ -135,7 +175,9 @@ def read_whole(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError:
         raise StorageError(f"{str(path)!r} is no text; expected a file that fit.save() wrote.") from None
     except OSError as error:
-        raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+        raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}; check the name and its permissions.") from None
+    except ValueError as error:  # a zero byte in the name
+        raise StorageError(f"{str(path)!r} cannot be read: {error}; check the name.") from None
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -146,7 +188,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     StorageError
         No such folder, no permission, a full disk; what was there before is untouched.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # a link stays, its file is replaced
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary: str | None = None
     try:
@@ -160,7 +202,9 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         temporary = None
         _sync_folder(target.parent)
     except OSError as error:
-        raise StorageError(f"{str(target)!r} cannot be written: {error.strerror or error}.") from None
+        raise StorageError(f"{str(target)!r} cannot be written: {error.strerror or error}; choose another place.") from None
+    except ValueError as error:  # a zero byte in the name
+        raise StorageError(f"{str(target)!r} cannot be written: {error}; choose another name.") from None
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
