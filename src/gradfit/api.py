@@ -91,7 +91,8 @@ def fit(
         from which a robust loss bends.
     method
         "lm" (default for functions and formulas), "linear", an optimizer of torch.optim by name or class ("adam" is the
-        default for modules), or an object such as ``GradientDescent(...)``.
+        default for modules, "lbfgs" for losses that give one number for all rows, or do not curve), or an object such as
+        ``GradientDescent(...)``.
     validation
         A fraction of the rows (the last of a seeded permutation), row numbers, a mask, or a data set of its own:
         a table, or arrays like ``(x, y)``. Never used for the gradient.
@@ -130,7 +131,6 @@ def fit(
         The fit failed and ``on_failure="raise"``.
     """
     _check_choices(engine, on_failure, seed, every)
-    chosen = _method(method, options, is_module=isinstance(model, torch.nn.Module))
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
@@ -139,6 +139,7 @@ def fit(
     known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
+    chosen = _method(_default_method(described, measure, train) if method is None else method, options)
     kernel = eager.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described))
     parts = [] if folds is None else _folds(train, folds, seed, held_out, known, described)
     spread = 1.0 if absolute_sigma or measure.kind == "likelihood" else None
@@ -203,10 +204,15 @@ def _check_choices(engine: str, on_failure: str, seed: object, every: object) ->
         raise OptionError(f"every is {every!r}; expected a whole number of steps, 1 or more.")
 
 
-def _method(method: Any, options: dict[str, Any], *, is_module: bool) -> Method:
+def _default_method(model: Model, measure: losses.Loss, train: Dataset) -> str:
+    """Levenberg-Marquardt wherever it can be: not for networks, and not for losses without rows that curve upwards."""
+    if model.kind == "module":
+        return "adam"
+    return "lm" if losses.is_curved(measure, train) else "lbfgs"
+
+
+def _method(method: Any, options: dict[str, Any]) -> Method:
     """Find the method by name, class or object; check its options."""
-    if method is None:
-        method = "adam" if is_module else "lm"
     if isinstance(method, str) and method.lower() in METHODS:
         factory = METHODS[method.lower()]
         known = [name for name in inspect.signature(factory).parameters if name not in ("early_stopping",)]

@@ -26,14 +26,13 @@ HOSTS = (np, math, scipy.special)
 FOREIGN = ("torch", "numpy", "scipy", "math", "builtins")
 
 
-
 def _gamma(x: Tensor) -> Tensor:
     """Gamma function; negative on every other interval between the poles at 0, -1, -2, ..."""
     odd = (x < 0) & (torch.remainder(torch.floor(x), 2) == 1)
     return torch.where(odd, -1.0, 1.0) * torch.exp(torch.lgamma(x))
 
 
-def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Tensor:  # noqa: A002 - numpy's words
+def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Tensor:
     lower, upper = (min if a_min is None else a_min), (max if a_max is None else a_max)
     dtype = next(a.dtype for a in (x, lower, upper) if isinstance(a, Tensor))
     x, lower, upper = (None if a is None else torch.as_tensor(a, dtype=dtype) for a in (x, lower, upper))
@@ -46,17 +45,22 @@ TWINS: dict[str, Callable[..., Any]] = {
     "arctan2": torch.atan2, "arctanh": torch.atanh, "power": torch.pow, "fabs": torch.abs, "absolute": torch.abs,
     "gammaln": torch.lgamma, "expit": torch.sigmoid, "clip": _clip, "degrees": torch.rad2deg, "radians": torch.deg2rad,
     "cbrt": lambda x: torch.sign(x) * torch.abs(x) ** (1 / 3), "gamma": _gamma, "psi": torch.digamma, "mod": torch.remainder,
-    "array": torch.clone, "copy": torch.clone, "asarray": lambda x: x, "float64": lambda x: x,
+    "equal": torch.eq, "array": torch.clone, "copy": torch.clone, "asarray": lambda x: x, "float64": lambda x: x,
 }  # fmt: skip
 
 # Elementwise functions of one name and one meaning in the hosts and in torch, or in torch.special.
 SHARED = frozenset(
-    "abs acos acosh add asin asinh atan atan2 atanh ceil copysign cos cosh deg2rad digamma divide equal erf erfc erfcx erfinv "
-    "exp exp2 expm1 float_power floor fmax fmin fmod full_like greater greater_equal heaviside hypot i0 i0e i1 i1e isfinite "
-    "isinf isnan less less_equal lgamma log log10 log1p log2 log_ndtr logaddexp logical_and logical_not logical_or logical_xor "
-    "logit maximum minimum multiply ndtr ndtri negative not_equal ones_like positive pow rad2deg reciprocal remainder round "
-    "sign signbit sin sinc sinh sqrt square subtract tan tanh true_divide trunc where xlog1py xlogy zeros_like".split()
-)
+    [
+        "abs", "acos", "acosh", "add", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "copysign", "cos", "cosh",
+        "deg2rad", "digamma", "divide", "erf", "erfc", "erfcx", "erfinv", "exp", "exp2", "expm1", "float_power",
+        "floor", "fmax", "fmin", "fmod", "full_like", "greater", "greater_equal", "heaviside", "hypot", "i0", "i0e",
+        "i1", "i1e", "isfinite", "isinf", "isnan", "less", "less_equal", "lgamma", "log", "log10", "log1p", "log2",
+        "log_ndtr", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "maximum",
+        "minimum", "multiply", "ndtr", "ndtri", "negative", "not_equal", "ones_like", "positive", "pow", "rad2deg",
+        "reciprocal", "remainder", "round", "sign", "signbit", "sin", "sinc", "sinh", "sqrt", "square", "subtract",
+        "tan", "tanh", "true_divide", "trunc", "where", "xlog1py", "xlogy", "zeros_like",
+    ]
+)  # fmt: skip
 UNLIKE: dict[tuple[types.ModuleType, str], Callable[..., Any] | None] = {  # one name, another meaning
     (math, "remainder"): None,
     (math, "log"): lambda x, *base: torch.log(x) / torch.log(*base) if base else torch.log(x),
@@ -142,7 +146,7 @@ def _translated(function: Callable[..., Any], seen: dict[int, Callable[..., Any]
         inner = _translated(function.__func__, seen)
         return function if inner is function.__func__ else types.MethodType(inner, function.__self__)
     if not isinstance(function, types.FunctionType):
-        method = getattr(type(function), "__call__", None)
+        method = type(function).__call__
         return _translated(types.MethodType(method, function), seen) if isinstance(method, types.FunctionType) else function
     if id(function) not in seen:
         seen[id(function)] = _copy(function, seen)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bo
 
 @dataclass(frozen=True)
 class Node:
-    """``name = operator(*arguments, **options)``; an argument is a number, or ``{"node": name}``."""
+    """``name = operator(*arguments, **options)``; an argument is a number, None, or ``{"node": name}``."""
 
     name: str
     operator: str
@@ -47,8 +48,9 @@ class Graph:
             wanted = operator._schema.arguments
             arguments = (_value(a, known, slot) for a, slot in zip(node.arguments, wanted, strict=False))
             known[node.name] = operator(*arguments, **_options(node.options))
+        result = torch.as_tensor(known[self.output])
         # A result that does not depend on the data still has one value per row.
-        return torch.broadcast_tensors(known[self.output], *(values[name] for name in self.inputs))[0]
+        return result.expand(np.broadcast_shapes(result.shape, *(values[name].shape for name in self.inputs)))
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for JSON."""
@@ -87,7 +89,7 @@ def check(graph: Graph) -> None:
             if isinstance(argument, Mapping):
                 if not isinstance(argument.get("node"), str) or argument["node"] not in known:
                     raise StorageError(f"the stored model uses {argument!r} before it is computed; the file is damaged.")
-            elif not isinstance(argument, (int, float, bool)):
+            elif not isinstance(argument, (int, float, bool, type(None))):
                 raise StorageError(f"the stored model holds {argument!r} where a number was expected; the file is damaged.")
         _options(node.options)
         known.add(node.name)
@@ -123,8 +125,9 @@ def find(name: str) -> Any:
 def _value(argument: Any, known: Mapping[str, Any], slot: Any) -> Any:
     if isinstance(argument, Mapping):
         return known[argument["node"]]
-    wants_tensor = isinstance(slot.type, torch.TensorType)
-    return torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None) if wants_tensor else argument
+    if argument is None or str(slot.type) not in ("Tensor", "Optional[Tensor]"):
+        return argument
+    return torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:

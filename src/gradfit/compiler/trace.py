@@ -107,7 +107,7 @@ def _check_operator(name: str) -> None:
 def _known(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
     if isinstance(argument, fx.Node):
         return known[argument]
-    if isinstance(argument, (bool, int, float)) and math.isfinite(argument):
+    if argument is None or (isinstance(argument, (bool, int, float)) and math.isfinite(argument)):
         return argument
     raise _NotPlain(f"it uses {argument!r}, which is no number")
 

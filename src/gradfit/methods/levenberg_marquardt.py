@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from gradfit.compiler.kernel import Linearization
-from gradfit.errors import OptionError
+from gradfit.errors import ModelError, OptionError
 from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.stopping import ARRIVED, EarlyStopping, remaining_distance
 from gradfit.typing import Floats
@@ -89,6 +89,7 @@ class MarquardtRun:
         self.loss = problem.kernel.mean_loss(self.theta)
         self.damping, self.growth = method.damping, 2.0
         self.norms = np.zeros(len(self.theta))
+        self.refusal = ""  # what the model last said where it could not be evaluated
         self.near = self._linearize() if math.isfinite(self.loss) else None
 
     def final(self) -> Floats:
@@ -122,7 +123,7 @@ class MarquardtRun:
             tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
             if predicted <= WORTHLESS * abs(self.loss) or tiny:
                 return self._arrived(directions.free)
-            loss = self.problem.kernel.mean_loss(trial)
+            loss = self._loss_at(trial)
             gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
             if gain > 1e-4 and self._accept(trial, loss, gain):
                 return None, ""
@@ -141,6 +142,8 @@ class MarquardtRun:
             names = ", ".join(name for name, one in zip(self.problem.parameters.free_elements, still, strict=True) if one)
             return Status.STALLED, f"the fit ran onto a plateau where {names} changes nothing; start elsewhere, or set bounds"
         distance = remaining_distance(replace(near, jacobian=near.jacobian[:, free]))
+        if distance > ARRIVED and self.refusal:
+            return Status.STALLED, f"beyond here the model cannot be evaluated: {self.refusal.rstrip('.')}"
         if distance > ARRIVED:
             detail = f"a step of {distance:.2g} standard errors should lower it and does not; the model may be rough or its derivative wrong"
             return Status.STALLED, detail
@@ -169,7 +172,7 @@ class MarquardtRun:
             if directions.explained <= POLISHED * np.linalg.norm(near.residual):
                 return
             trial = np.clip(self.theta + directions.step(0.0), self.lower, self.upper)
-            loss = self.problem.kernel.mean_loss(trial)
+            loss = self._loss_at(trial)
             if not loss <= self.loss * (1 + 1e-12) or np.array_equal(trial, self.theta):
                 return
             here = self.theta
@@ -181,10 +184,19 @@ class MarquardtRun:
                 return
             self.loss, self.near = loss, further
 
+    def _loss_at(self, trial: Floats) -> float:
+        """Mean loss at a trial point; a model that raises there is as good as infinite."""
+        try:
+            return self.problem.kernel.mean_loss(trial)
+        except ModelError as error:
+            self.refusal = str(error)
+            return math.inf
+
     def _linearize(self) -> Linearization | None:
         near = self.problem.kernel.linearize(self.theta)
         if near is not None and np.isfinite(near.jacobian).all():
-            self.norms = np.maximum(self.norms, np.linalg.norm(near.jacobian, axis=0))
+            with np.errstate(over="ignore"):
+                self.norms = np.maximum(self.norms, np.linalg.norm(near.jacobian, axis=0))
         return near
 
     def _free(self, gradient: Floats) -> np.ndarray:

@@ -22,6 +22,7 @@ McCullagh and Nelder, *Generalized Linear Models*, 2nd ed., section 2.3 (devianc
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +108,9 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
     """
     if isinstance(loss, str) and loss not in NAMES:
         raise OptionError(unknown("loss", loss, NAMES, "A function of (prediction, target) also serves."))
-    if f_scale is not None and loss not in ROBUST:
-        raise OptionError(f"f_scale belongs to {', '.join(ROBUST)}; the loss here is {loss!r}.")
-    if f_scale is not None and not (f_scale > 0 and np.isfinite(f_scale)):
+    if f_scale is not None and not (isinstance(loss, str) and loss in ROBUST):
+        raise OptionError(f"f_scale belongs to {', '.join(ROBUST)}; the loss here is {_name(loss)}.")
+    if f_scale is not None and not (isinstance(f_scale, numbers.Real) and 0 < f_scale < np.inf):
         raise OptionError(f"f_scale is {f_scale!r}; expected a positive number, in units of the residual.")
     if data.sigma is not None and (loss == "poisson" or not isinstance(loss, str)):
         raise DataError(f"sigma was given, and the loss {_name(loss)} has no use for it; leave one of them out.")
@@ -125,7 +126,9 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
         return _robust(loss, 1.0 if f_scale is None else float(f_scale))
     if not callable(loss):
         raise OptionError(f"loss is {loss!r}; expected one of {', '.join(NAMES)}, or a function of (prediction, target).")
-    return _custom(loss)
+    if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+        raise OptionError(f"loss is the class {loss.__name__}; pass an object of it: {loss.__name__}().")
+    return _custom(loss, torch.as_tensor(data.target, dtype=torch.float64))
 
 
 def _robust(name: str, scale: float) -> Loss:
@@ -137,14 +140,19 @@ def _robust(name: str, scale: float) -> Loss:
     return Loss(name if scale == 1 else f"{name} (f_scale {scale:g})", pointwise, "robust")
 
 
-def _custom(function: Callable[..., Any]) -> Loss:
-    """Try the function on three rows: one number each, or one for all?"""
+def _custom(function: Callable[..., Any], target: Tensor) -> Loss:
+    """Try the function on the data, a perfect prediction: one number each, or one for all?"""
     name = _name(function)
-    with torch.no_grad():
-        trial = torch.tensor([0.25, 0.5, 0.75])
-        value = _call(function, name, trial, trial.flip(0))
-    if value.shape not in (torch.Size([]), torch.Size([3])):
-        raise ModelError(f"the loss {name} gave shape {tuple(value.shape)} for 3 rows; expected one number, or one per row.")
+    with torch.enable_grad():
+        value = _call(function, name, target.clone().requires_grad_(), target.clone())
+    if value.shape not in (torch.Size([]), target.shape):
+        raise ModelError(
+            f"the loss {name} gave shape {tuple(value.shape)} for {len(target)} rows; expected one number, or one per row."
+        )
+    if not value.is_floating_point():
+        raise ModelError(f"the loss {name} gave {value.dtype}; expected real floating-point numbers.")
+    if not value.requires_grad:
+        raise ModelError(f"the loss {name} does not depend on the prediction by torch functions, so it has no gradient.")
 
     def pointwise(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
         return _call(function, name, prediction, target)
@@ -196,3 +204,10 @@ def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Ten
         return None
     weight = torch.sqrt(torch.clamp(curvature, min=CURVATURE_FLOOR * steepest) / 2).detach()
     return slope.detach() / (2 * weight), weight
+
+
+def is_curved(loss: Loss, data: Dataset) -> bool:
+    """Whether the loss is a sum of rows that curve upwards, as Gauss-Newton methods need; tried at the mean of the target."""
+    target = torch.as_tensor(data.target)
+    sigma = None if data.sigma is None else torch.as_tensor(data.sigma)
+    return gauss_newton_rows(loss, torch.full_like(target, float(target.mean())), target, sigma) is not None
