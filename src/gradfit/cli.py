@@ -8,9 +8,11 @@ one door for code. Heavy libraries are imported inside the commands, so that ``-
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +23,10 @@ from gradfit.errors import DataError, GradfitError, ModelError, OptionError, Sto
 if TYPE_CHECKING:
     from gradfit.result import FitResult
 
+PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".webp")
+
 app = typer.Typer(
     help="Fit parametric models to measured data by exact gradients, with honest uncertainties.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -71,7 +74,7 @@ def fit(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the report.")] = False,
 ) -> None:
     """Fit a model to the rows of a file."""
-    _check_outputs(save, html, plot)
+    _check_outputs(save=save, html=html, plot=plot, inputs=(data, validation, (model or "").rpartition(":")[0]))
     what: str | Callable[..., Any] = _model(formula, model)
     options: dict[str, Any] = {
         "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "scheduler": scheduler,
@@ -79,14 +82,16 @@ def fit(
         "early_stopping": early_stopping, "scale": False if no_scale else None, "max_steps": max_steps,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
+    extra = _settings(option, "--option")
     from gradfit import api
 
+    _check_extra(extra, {*options, *signature(api.fit).parameters})
     result = api.fit(
         what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
-        fixed=_numbers(fix, "--fix"), tied=dict(_pair(text, "--tie") for text in tie or ()) or None, sigma=_sigma(sigma),
+        fixed=_numbers(fix, "--fix"), tied=_pairs(tie, "--tie") or None, sigma=_sigma(sigma),
         absolute_sigma=absolute_sigma, loss=loss, f_scale=f_scale, validation=_validation(validation), folds=folds, seed=seed,
         missing=missing, dtype=dtype, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
-        **given, **_settings(option, "--option"),
+        **given, **extra,
     )  # fmt: skip
     _show(result, json=json, html=html, plot=plot, save=save)
     raise typer.Exit(0 if result.success else 1)
@@ -97,11 +102,13 @@ def predict(
     saved: Annotated[str, typer.Argument(help="A result written by --save.")],
     data: Annotated[str, typer.Argument(help="CSV or Parquet file with the model's data columns.")],
     interval: Annotated[str | None, typer.Option(help="confidence or prediction: adds lower and upper columns")] = None,
-    level: Annotated[float, typer.Option(help="Of the interval.")] = 0.95,
+    level: Annotated[float | None, typer.Option(help="Of the interval; default 0.95.")] = None,
     sigma: Annotated[str | None, typer.Option(help="Column with the new points' standard deviations, or one number.")] = None,
     encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
 ) -> None:
     """Predict the target for the rows of a file; prints CSV."""
+    if interval is None and (level is not None or sigma is not None):
+        raise OptionError(f"{'--sigma' if level is None else '--level'} belongs to an interval; add --interval prediction.")
     from gradfit import api
     from gradfit.data.dataset import real
     from gradfit.data.sources import read
@@ -109,7 +116,7 @@ def predict(
     result = api.load(saved)
     table = read(data, encoding=encoding)
     noise = real(table[sigma], sigma) if sigma is not None and _as_number(sigma) is None else _sigma(sigma)
-    values = result.predict(data=table, interval=interval, level=level, sigma=noise)  # type: ignore[arg-type]
+    values = result.predict(data=table, interval=interval, level=0.95 if level is None else level, sigma=noise)  # type: ignore[arg-type]
     model = result.record.model
     heads = [*model.data_names, model.target] + ([f"{model.target}_lower", f"{model.target}_upper"] if interval else [])
     columns = [real(table[name], name) for name in model.data_names] + (list(values) if interval else [values])
@@ -126,7 +133,7 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the report.")] = False,
 ) -> None:
     """Print the report of a saved fit; write it as a page or a picture."""
-    _check_outputs(html, plot)
+    _check_outputs(html=html, plot=plot, inputs=(saved,))
     from gradfit import api
 
     _show(api.load(saved), json=json, html=html, plot=plot, save=None)
@@ -142,18 +149,42 @@ def _show(result: FitResult, *, json: bool, html: str | None, plot: str | None, 
             print(f"wrote {path}", file=sys.stderr)
 
 
-def _check_outputs(*paths: str | None) -> None:
-    """Refuse a folder that is not there before an hour of fitting, not after."""
-    for path in paths:
+def _check_outputs(
+    *, inputs: Sequence[str | None], save: str | None = None, html: str | None = None, plot: str | None = None
+) -> None:
+    """Refuse what cannot be written, or would overwrite what is read, before an hour of fitting, not after."""
+    taken = {Path(path).resolve(): f"{path!r} is read" for path in inputs if path and "\0" not in path}
+    for path in (save, html, plot):
         if path is None:
             continue
-        folder = Path(path).parent
-        if not folder.is_dir():
-            raise StorageError(f"there is no folder {str(folder)!r} to write {Path(path).name!r} to; make it first.")
-        if Path(path).is_dir():
-            raise StorageError(f"{path!r} is a folder; give a file name.")
-        if not os.access(folder, os.W_OK):
-            raise StorageError(f"the folder {str(folder)!r} may not be written to; choose another.")
+        if not path or "\0" in path:
+            raise StorageError(f"{path!r} is no name of a file; give one.")
+        _check_writable(Path(path))
+        place = Path(path).resolve()
+        if place in taken:
+            raise StorageError(f"{path!r} cannot be written: {taken[place]} by the same command; give another name.")
+        taken[place] = f"{path!r} is written"
+    if plot is not None and Path(plot).suffix.lower() not in PICTURES:
+        raise StorageError(f"pictures cannot be written as {Path(plot).suffix!r}; give a name ending in {', '.join(PICTURES)}.")
+
+
+def _check_writable(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise StorageError(f"there is no folder {str(folder)!r} to write {path.name!r} to; make it first.")
+    if path.is_dir():
+        raise StorageError(f"{str(path)!r} is a folder; give a file name.")
+    if not os.access(folder, os.W_OK):
+        raise StorageError(f"the folder {str(folder)!r} may not be written to; choose another.")
+
+
+def _check_extra(extra: Mapping[str, Any], own: Collection[str]) -> None:
+    """Refuse what has an option of its own: --option is for the optimizer's."""
+    for name in extra:
+        if name in own:
+            raise OptionError(
+                f"--option sets {name!r}, which is none of the optimizer's; see gradfit fit --help for its own option."
+            )
 
 
 def _model(formula: str | None, model: str | None) -> str | Callable[..., Any]:
@@ -177,11 +208,11 @@ def _load_function(place: str) -> Callable[..., Any]:
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ModelError(f"{path} raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever that file does when it is run
+        raise ModelError(f"{path} raised {type(error).__name__}: {error}; mend the file.") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ModelError(f"{path} has no function {name!r}.")
+        raise ModelError(f"{path} has no function {name!r}; check the name after the colon.")
     return function  # type: ignore[no-any-return]
 
 
@@ -220,13 +251,25 @@ def _bounds(text: str | None) -> dict[str, tuple[float | None, float | None]] | 
         bad = any(limit is None and side.strip() for limit, side in zip(limits, sides, strict=True))
         if len(sides) != 2 or bad:
             raise OptionError(f"--bounds has {part.strip()!r}; expected NAME=LOWER:UPPER, either side may be empty.")
+        if name in result:
+            raise OptionError(f"--bounds names {name!r} twice.")
         result[name] = (limits[0], limits[1])
+    return result
+
+
+def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """Read NAME=VALUE, each name once."""
+    result: dict[str, str] = {}
+    for name, value in (_pair(text, option) for text in texts or ()):
+        if name in result:
+            raise OptionError(f"{option} names {name!r} twice.")
+        result[name] = value
     return result
 
 
 def _settings(texts: list[str] | None, option: str) -> dict[str, Any]:
     """Read NAME=VALUE of torch's options: numbers, true, false, none, tuples with commas, else text."""
-    return {name: _setting(value) for name, value in (_pair(text, option) for text in texts or ())}
+    return {name: _setting(value) for name, value in _pairs(texts, option).items()}
 
 
 def _setting(value: str) -> Any:
@@ -266,8 +309,10 @@ def _validation(text: str | None) -> float | str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and give the exit code."""
+    _tolerate_narrow_terminals()
     try:
-        code = app(arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        code = app(given or ["--help"], prog_name="gradfit", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(error.format_message())
     except typer.Abort:
@@ -278,9 +323,24 @@ def main(arguments: list[str] | None = None) -> int:
         print("gradfit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `gradfit ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         return 0
+    except OSError as error:  # stdout goes to a full disk
+        _close_stdout()
+        return _complain(f"the output cannot be written: {error.strerror or error}; look at where it goes.")
     return code if isinstance(code, int) else 0
+
+
+def _tolerate_narrow_terminals() -> None:
+    """Print ? for a letter that the terminal's encoding does not have, rather than fail after the fit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _close_stdout() -> None:
+    """Send what is still in the buffer nowhere: Python would try again at its end, and fail loudly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> int:

@@ -82,8 +82,9 @@ def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object =
     """
     if missing not in ("raise", "drop"):
         raise OptionError(unknown("value of missing", missing, ("raise", "drop")))
-    columns = {name: real(table[name], name) for name in inputs}
-    values = flat(real(table[target], target), target)
+    given = {name: table[name] for name in (*inputs, target)}  # once: a column may be read from a file
+    columns = {name: real(given[name], name) for name in inputs}
+    values = flat(real(given[target], target), target)
     n = len(values)
     for name, column in columns.items():
         if len(column) != n:
@@ -91,8 +92,7 @@ def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object =
     errors = None if sigma is None else _sigma(table, sigma, n)
     if n == 0:
         raise DataError(f"{target} is empty: 0 rows; a fit needs at least as many rows as parameters.")
-    given = [*(table[name] for name in inputs), table[target]]
-    single = all(_is_single(column) for column in given)
+    single = all(_is_single(column) for column in given.values())
     whole = Dataset(columns, values, target, errors, np.arange(n), single=single)
     complete = _without_missing(whole, missing)
     _check_sigma(complete)
@@ -120,7 +120,8 @@ def real(values: Any, name: str) -> Floats:
         raise DataError(f"{name} is a single number; expected one value per row.")
     if array.ndim > 2:
         raise DataError(f"{name} has shape {array.shape}; expected (n,) or (n, columns), rows first.")
-    return array.astype(np.float64, order="C")  # always a copy: the caller may change his array later
+    with np.errstate(over="ignore"):  # beyond float64 is infinite, and refused as such
+        return array.astype(np.float64, order="C")  # always a copy: the caller may change his array later
 
 
 def flat(column: Floats, name: str) -> Floats:
@@ -133,33 +134,80 @@ def flat(column: Floats, name: str) -> Floats:
 
 
 def _as_array(values: Any, name: str) -> np.ndarray:
+    """Give a numpy array of whatever type the values have; masked values become None or NaN."""
     if isinstance(values, torch.Tensor):
-        tensor = values.detach().cpu()
-        return (tensor.to(torch.float32) if tensor.dtype == torch.bfloat16 else tensor.resolve_conj().resolve_neg()).numpy()
+        return _from_tensor(values, name)
     if isinstance(values, np.ma.MaskedArray):
-        return np.ma.filled(values.astype(np.float64), np.nan)
-    if isinstance(values, (str, bytes)) or values is None:
-        raise DataError(f"{name} is {values!r}; expected an array of numbers.")
+        return _unmasked(values)
+    if isinstance(values, (str, bytes, bytearray)) or values is None:
+        raise DataError(f"{name} is {_brief(values)}; expected an array of numbers.")
     if isinstance(values, Mapping) or (hasattr(values, "columns") and not hasattr(values, "dtype")):
         raise DataError(f"{name} is a table; give it as data= and name the target=, or pass one column.")
+    if isinstance(values, (list, tuple)) and any(isinstance(value, torch.Tensor) for value in values):
+        values = [value.tolist() if isinstance(value, torch.Tensor) else value for value in values]
     try:
         return np.asarray(values)
-    except (ValueError, TypeError):
-        raise DataError(f"{name} is ragged: its rows have different lengths; expected one number per row.") from None
+    except Exception as error:  # noqa: BLE001  # whatever a foreign object's __array__ raises
+        raise DataError(_no_array(values, name, error)) from None
+
+
+def _from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
+    try:
+        plain = (tensor.to_dense() if tensor.layout != torch.strided else tensor).detach().cpu()
+        if plain.dtype.is_floating_point and plain.dtype not in (torch.float32, torch.float64):
+            plain = plain.to(torch.float32)  # numpy has no bfloat16 or float8
+        return plain.resolve_conj().resolve_neg().numpy()
+    except (RuntimeError, TypeError) as error:
+        raise DataError(_no_array(tensor, name, error)) from None
+
+
+def _unmasked(values: np.ma.MaskedArray[Any, Any]) -> np.ndarray:
+    """Numbers with NaN where masked; other types as objects with None there, to be judged like any column."""
+    if values.dtype.kind in "fiub":
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    if values.dtype.kind in "cmM" or not np.ma.is_masked(values):
+        return values.data
+    plain = values.data.astype(object)
+    plain[np.ma.getmaskarray(values)] = None
+    return plain
+
+
+def _no_array(values: Any, name: str, error: Exception) -> str:
+    if isinstance(values, (list, tuple)):
+        return f"{name} is ragged: its rows have different lengths; expected one number per row."
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return f"{name} is of type {type(values).__name__}, which gives no array ({reason}); convert it to a numpy array first."
 
 
 def _from_objects(array: np.ndarray, name: str) -> Floats:
     """Read numbers from text or objects; None, NA and empty cells are missing (NaN)."""
-    numbers = np.empty(array.size, dtype=np.float64)
-    for row, value in enumerate(array.flat):
-        try:
-            numbers[row] = _number(value)
-        except (TypeError, ValueError):
-            hint = " Is the comma a decimal sign? Write a point." if isinstance(value, str) and "," in value else ""
-            raise DataError(
-                f"{name}, row {row + 1} of {array.size}, holds {_brief(value)}; expected a number. Clean the column or choose another.{hint}"
-            ) from None
+    values = array.ravel().tolist()
+    numbers = _all_numbers(values)
+    if numbers is None:
+        numbers = np.array([_cell(value, row, len(values), name) for row, value in enumerate(values)], dtype=np.float64)
     return numbers.reshape(array.shape)
+
+
+def _all_numbers(values: list[Any]) -> Floats | None:
+    """Read texts that are numbers, fast; None where a closer look is needed."""
+    if not all(type(value) is str for value in values) or any("_" in value for value in values):
+        return None
+    try:
+        return np.fromiter(map(float, values), dtype=np.float64, count=len(values))
+    except ValueError:
+        return None
+
+
+def _cell(value: Any, row: int, n: int, name: str) -> float:
+    try:
+        return _number(value)
+    except (TypeError, ValueError):
+        hint = " Is the comma a decimal sign? Write a point." if isinstance(value, str) and "," in value else ""
+        raise DataError(
+            f"{name}, row {row + 1} of {n}, holds {_brief(value)}; expected a number. Clean the column or choose another.{hint}"
+        ) from None
+    except OverflowError:
+        raise DataError(f"{name}, row {row + 1} of {n}, holds a number beyond float64 (about 1.8e308); rescale it.") from None
 
 
 def _number(value: Any) -> float:
@@ -172,7 +220,7 @@ def _number(value: Any) -> float:
         return float(text)
     if value is None or type(value).__name__ in {"NAType", "NaTType"}:
         return float("nan")
-    if isinstance(value, complex):
+    if isinstance(value, complex) or np.ndim(value):
         raise TypeError(value)
     return float(value)
 

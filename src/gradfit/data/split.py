@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradfit.errors import DataError
+from gradfit.errors import DataError, OptionError
 
 
 def permutation(n: int, seed: int) -> np.ndarray:
     """Give the permutation that ``torch.manual_seed(seed); torch.randperm(n)`` would."""
+    if not -(2**63) <= seed < 2**64:
+        raise OptionError(f"seed is {seed}; expected a whole number from 0 to 2**64 - 1.")
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
-def split(n: int, validation: Any, *, seed: int, row_numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    n: int, validation: Any, *, seed: int, row_numbers: np.ndarray, source_rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose (training, validation) rows, by position.
 
     Parameters
@@ -28,6 +32,8 @@ def split(n: int, validation: Any, *, seed: int, row_numbers: np.ndarray) -> tup
         of row numbers of the source, from 0, or a boolean mask over the source's rows.
     row_numbers
         (n,), which row of the source each row was: rows left out as missing keep their number.
+    source_rows
+        How many rows the source has, those left out included; default: up to the last that was kept.
 
     Raises
     ------
@@ -36,12 +42,13 @@ def split(n: int, validation: Any, *, seed: int, row_numbers: np.ndarray) -> tup
     """
     if isinstance(validation, numbers.Real) and not isinstance(validation, (bool, np.bool_)):
         return _by_fraction(n, float(validation), seed)
-    chosen = np.asarray(validation)
+    chosen = _row_list(validation)
     if chosen.ndim != 1 or chosen.size == 0 or chosen.dtype.kind not in "iub":
         raise DataError(f"validation is {validation!r}; expected a fraction like 0.2, row numbers, or a data set of its own.")
-    source_rows = int(row_numbers.max()) + 1
+    known = source_rows is not None
+    source_rows = int(row_numbers.max()) + 1 if source_rows is None else source_rows
     if chosen.dtype.kind == "b":
-        if len(chosen) < source_rows:
+        if len(chosen) < source_rows or (known and len(chosen) > source_rows):
             raise DataError(f"the validation mask has {len(chosen)} values for {source_rows} rows; give one per row.")
         chosen = np.flatnonzero(chosen)
     if len(np.unique(chosen)) < len(chosen):
@@ -57,6 +64,13 @@ def split(n: int, validation: Any, *, seed: int, row_numbers: np.ndarray) -> tup
             f"validation leaves {len(train)} rows to train on and {len(held_out)} to validate; expected some of each."
         )
     return train, held_out
+
+
+def _row_list(validation: Any) -> np.ndarray:
+    try:
+        return np.asarray(validation.detach().cpu() if isinstance(validation, torch.Tensor) else validation)
+    except (TypeError, ValueError):
+        return np.empty(0)  # ragged: refused like anything else that is no list of rows
 
 
 def _by_fraction(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ class _Trail:
         """Take one more row in; its loss is that of the parameters before it."""
         if not self.rows:
             self.ceiling = DIVERGED_FACTOR * max(abs(row.train_loss), self.problem.kernel.signal)
-        if row.train_loss < self.lowest:
+        if row.train_loss < self.lowest and math.isfinite(row.train_loss):
             self.lowest, self.lowest_theta = row.train_loss, self.theta
         self.theta = row.theta
         self.rows.append(_slim(row) if self.slim else row)
@@ -145,8 +145,8 @@ def _inside(theta: Floats, problem: Problem) -> Floats:
     """Put parameters that stand at a bound exactly there: in single precision or scaled units a bound is rounded."""
     eps = 4 * torch.finfo(problem.dtype).eps
     for bound in (problem.parameters.lower, problem.parameters.upper):
-        with np.errstate(invalid="ignore"):  # inf - inf, where there is no bound
-            theta = np.where(np.abs(theta - bound) <= eps * np.abs(bound), bound, theta)
+        known = np.where(np.isfinite(bound), bound, np.nan)  # nothing is near NaN
+        theta = np.where(np.abs(theta - known) <= eps * np.abs(known), bound, theta)
     return np.asarray(theta, dtype=np.float64)
 
 

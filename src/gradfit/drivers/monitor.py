@@ -69,14 +69,20 @@ class Monitor:
 
 def training_line(names: Sequence[str], unit: str, step: int, evaluation: Evaluation) -> str:
     """One line of training: losses, parameters after the step, gradient before it."""
-    validation = "" if np.isnan(evaluation.validation_loss) else f"  validation {evaluation.validation_loss:.6f}"
-    return f"{unit} {step}  loss {evaluation.train_loss:.6f}{validation}{parameters_and_gradient(names, evaluation.theta, evaluation.gradient)}"
+    validation = "" if np.isnan(evaluation.validation_loss) else f"  validation {number(evaluation.validation_loss, 6)}"
+    return f"{unit} {step}  loss {number(evaluation.train_loss, 6)}{validation}{parameters_and_gradient(names, evaluation.theta, evaluation.gradient)}"
 
 
 def parameters_and_gradient(names: Sequence[str], theta: Sequence[float], gradient: Sequence[float]) -> str:
     """Parameters and gradient as a part of a training line; nothing where there are too many to read."""
     if not 0 < len(names) <= SHOWN:
         return ""
-    values = "  ".join(f"{name} {float(value):.4f}" for name, value in zip(names, theta, strict=True))
-    slopes = "  ".join(f"grad_{name} {float(value):.4f}" for name, value in zip(names, gradient, strict=True))
+    values = "  ".join(f"{name} {number(float(value), 4)}" for name, value in zip(names, theta, strict=True))
+    slopes = "  ".join(f"grad_{name} {number(float(value), 4)}" for name, value in zip(names, gradient, strict=True))
     return f"  {values}  {slopes}"
+
+
+def number(value: float, decimals: int) -> str:
+    """Print with fixed decimals, as the notebook does; with an exponent where these would show no digit, or too many."""
+    plain = value == 0 or not np.isfinite(value) or 10.0**-decimals <= abs(value) < 1e9
+    return f"{value:.{decimals}f}" if plain else f"{value:.{decimals}e}"

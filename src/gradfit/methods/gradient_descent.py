@@ -80,9 +80,9 @@ SCALED: Mapping[str, Defaults] = {
     "ASGD": Defaults(options={"lambd": 0.0}),  # the same decay by another name
     # Without a line search LBFGS leaves curved problems; with torch's tolerances it stops before the sixth digit.
     "LBFGS": Defaults(1.0, options={"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}),
-    "NAdam": Defaults(0.01, falls_to=1e-2),
+    "NAdam": Defaults(0.01),
     "RAdam": Defaults(0.02),
-    "RMSprop": Defaults(0.01, falls_to=1e-8),
+    "RMSprop": Defaults(0.015, falls_to=1e-8),
     "Rprop": Defaults(0.01, options={"step_sizes": (1e-16, 50.0)}),
 }
 DEFAULT_EPOCHS = 5000
@@ -218,7 +218,7 @@ class GradientDescent:
         if units is None:
             default = inspect.signature(self.optimizer).parameters["lr"].default
             return float(default) if isinstance(default, (int, float)) else 1e-3
-        return SCALED.get(self.name, Defaults()).rate or scaling.steady_rate(problem.kernel, problem.parameters, units)
+        return SCALED.get(self.name, Defaults()).rate or scaling.steady_rate(problem, units)
 
     def _build(self, leaves: list[Tensor], rate: float, *, scaled: bool) -> Optimizer:
         """Make torch's optimizer; its own complaint becomes ours."""
@@ -279,6 +279,7 @@ class DescentRun:
         self.leaves = problem.parameters.leaves(torch.as_tensor(start / units.parameters, dtype=dtype))
         for leaf in self.leaves:
             leaf.requires_grad_()
+        self.packed = problem.parameters.packed
         rate = method._rate(problem, units if self.scaled else None)
         self.optimizer = method._build(self.leaves or [torch.zeros(0)], rate, scaled=self.scaled)
         self.batches = 1 if method.batch_size is None else math.ceil(problem.kernel.n / method.batch_size)
@@ -348,16 +349,15 @@ class DescentRun:
 
     def _point(self) -> Tensor:
         """Parameters in the user's units, (p,); differentiable by the leaves."""
-        packed = len(self.leaves) == 1 and self.leaves[0].dim() == 1
-        joined = self.leaves[0] if packed else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
+        joined = self.leaves[0] if self.packed else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
         return joined * self.factor if self.scaled else joined
 
     def _theta(self) -> Tensor:
-        with torch.no_grad():
-            point = self._point()
-            return point if self.scaled else point.clone()
+        return self._point().detach().clone()
 
     def _gradient(self) -> Tensor:
+        if self.packed and not self.scaled and self.leaves[0].grad is not None:
+            return self.leaves[0].grad.clone()
         parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self.leaves]
         gradient = torch.cat([part.reshape(-1) for part in parts])
         return gradient * self.slope if self.scaled else gradient

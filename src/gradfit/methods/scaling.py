@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from gradfit.compiler.kernel import Kernel
-from gradfit.model.parameters import Parameters
+from gradfit.methods.method import Problem
 from gradfit.typing import Floats
 
-
-HALVINGS = 60  # a rate 1e18 times smaller is no rate
+HALVINGS = 40  # a rate 1e12 times smaller would not arrive
+TRIED = 20  # steps
 ROUNDING = 1e-6  # of the curvature, which is the same everywhere in a linear model
 
 
@@ -62,29 +62,34 @@ def diagonal(kernel: Kernel, theta: Floats) -> Scaling:
         return Scaling(units, loss, _steepest(derivative, units, loss))
 
 
-def steady_rate(kernel: Kernel, parameters: Parameters, units: Scaling) -> float:
+def steady_rate(problem: Problem, units: Scaling) -> float:
     r"""Largest learning rate that plain descent can be expected to keep, in scaled units.
 
-    1 / curvature holds where the model is linear. Where it is curved the first step may land on a slope so steep that the next
-    one throws the parameters out of reach, so the rate is halved until the loss falls and it is no more than 1 / curvature
-    there too.
+    1 / curvature holds where the model is linear. Where it is curved a step may land on a slope so steep that the next one
+    throws the parameters out of reach. So the first few steps are tried, and the rate is halved until the loss falls at each
+    of them and the rate is no more than 1 / curvature anywhere on the way.
     """
-    here = torch.as_tensor(parameters.start, dtype=kernel.dtype).requires_grad_()
-    loss = kernel.loss(here)
-    if not (len(here) and loss.requires_grad and bool(torch.isfinite(loss))):
-        return 1 / units.steepest
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradient = torch.zeros_like(here) if here.grad is None else here.grad
-    step = gradient.double().numpy() * units.parameters**2 / units.loss
     rate = 1 / units.steepest
-    for _ in range(HALVINGS):
-        there = np.clip(parameters.start - rate * step, parameters.lower, parameters.upper)
-        with np.errstate(all="ignore"):
-            curvature = _steepest(kernel.residual(there)[1], units.parameters, units.loss, otherwise=np.inf)
-            if kernel.mean_loss(there) <= loss.item() and rate * curvature <= 1 + ROUNDING:
-                return rate
-        rate /= 2
-    return 1 / units.steepest
+    with np.errstate(all="ignore"):
+        if not (len(units.parameters) and np.isfinite(problem.kernel.mean_loss(problem.parameters.start))):
+            return rate
+        tried = (rate / 2**halvings for halvings in range(HALVINGS))
+        return next((slower for slower in tried if _keeps_falling(problem, units, slower)), rate)
+
+
+def _keeps_falling(problem: Problem, units: Scaling, rate: float) -> bool:
+    parameters, theta, last = problem.parameters, problem.parameters.start, np.inf
+    for _ in range(TRIED):
+        here = torch.as_tensor(theta, dtype=problem.dtype).requires_grad_()
+        loss = problem.kernel.loss(here)
+        curvature = _steepest(problem.kernel.residual(theta)[1], units.parameters, units.loss, otherwise=np.inf)
+        if not (loss.item() <= last * (1 + ROUNDING) and rate * curvature <= 1 + ROUNDING):
+            return False
+        last = loss.item()
+        (gradient,) = torch.autograd.grad(loss, here)
+        step = rate * gradient.double().numpy() * units.parameters**2 / units.loss
+        theta = np.clip(theta - step, parameters.lower, parameters.upper)
+    return True
 
 
 def _steepest(derivative: Floats, units: Floats, loss: float, otherwise: float = 1.0) -> float:

@@ -44,7 +44,8 @@ def remaining_distance(near: Linearization, *, spread: float | None = None) -> f
     The Gauss-Newton step :math:`\delta` from here, measured by the covariance:
     :math:`\sqrt{\delta^T C^{-1} \delta} = \lVert Q Q^T r \rVert / s`, with :math:`J = QR` and
     :math:`s^2 = \lVert r - QQ^T r \rVert^2 / (n - p)`. Free of units; 0.01 means that no parameter is more than a hundredth
-    of its standard error off.
+    of its standard error off. Infinite where a parameter moves no prediction: it went, or was thrown, to where it has no effect
+    (a rate so high that the exponential is 0 everywhere), and nothing there says how far it is from where it should be.
 
     Parameters
     ----------
@@ -53,7 +54,9 @@ def remaining_distance(near: Linearization, *, spread: float | None = None) -> f
     """
     n, p = near.jacobian.shape
     norms = np.linalg.norm(near.jacobian, axis=0)
-    scaled = near.jacobian / np.where(norms > 0, norms, 1.0)
+    if not norms.all():
+        return math.inf
+    scaled = near.jacobian / norms
     left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
     within = left[:, singular > max(n, p) * np.finfo(float).eps * singular.max(initial=0.0)].T @ near.residual
     explained = float(within @ within)

@@ -7,7 +7,7 @@ torch computation.
 ::
 
     formula    = [name "="] sum
-    sum        = numbers, names, pi, + - * / ** %, ( ), functions, where(condition, sum, sum)
+    sum        = numbers, names, pi (or π), + - * / ** %, ( ), functions, where(condition, sum, sum)
     condition  = comparisons of sums, joined by and, or, not        (only as the first argument of where)
 
 Names may be in any script (``温度 = 斜率*读数 + 截距``); a column whose name is no word is put in backticks (```t (°C)` ``).
@@ -16,6 +16,8 @@ Names may be in any script (``温度 = 斜率*读数 + 截距``); a column whose
 from __future__ import annotations
 
 import ast
+import itertools
+import keyword
 import math
 import operator
 import re
@@ -31,6 +33,7 @@ from gradfit.errors import FormulaError, unknown
 
 MAX_LENGTH = 2000  # characters
 MAX_DEPTH = 60  # levels of nesting; far below Python's own recursion limit
+MAX_LEVELS = 4 * MAX_DEPTH  # of the tree: a long sum nests to the left, one level a term
 MAX_NODES = 1000
 
 Values: TypeAlias = Mapping[str, Any]
@@ -53,7 +56,7 @@ FUNCTIONS: tuple[Mapping[str, Callable[..., Any]], Mapping[str, Callable[..., An
     },
 )  # fmt: skip
 
-CONSTANTS = {"pi": math.pi}
+CONSTANTS = {"pi": math.pi, "π": math.pi}
 BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.Pow: operator.pow, ast.Mod: operator.mod,
@@ -65,7 +68,7 @@ COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 # Signs that a keyboard or a word processor puts where the grammar has its plain twin.
-TYPOGRAPHY = str.maketrans("（）＋－＊／＝，＜＞×÷−·", "()+-*/=,<>*/-*")
+TYPOGRAPHY = str.maketrans("（）＋－＊／＝，＜＞％．０１２３４５６７８９×÷−·", "()+-*/=,<>%.0123456789*/-*")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Formula:
     target
         The name left of ``=``, or None.
     names
-        Variables right of it, in order of appearance.
+        Variables right of it, in order of appearance; as Python spells them (NFKC), or as written in backticks.
+    constants
+        Which of the known constants it uses.
     evaluate
         ``evaluate(values)`` with one number or tensor per name.
     """
@@ -88,6 +93,7 @@ class Formula:
     target: str | None
     names: tuple[str, ...]
     evaluate: Step = field(repr=False, compare=False)
+    constants: tuple[str, ...] = ()
 
 
 def parse(text: str) -> Formula:
@@ -107,11 +113,11 @@ def parse(text: str) -> Formula:
     plain, quoted = _unquote(text)
     walker = _Walker(quoted)
     target, body = _sides(_tree(plain))
-    if sum(1 for _ in ast.walk(body)) > 3 * MAX_NODES:
-        raise FormulaError(f"the formula has more than {MAX_NODES} terms; write it as a Python function.")
-    value = walker.number(body, 0)
+    _check_size(body)
+    value = walker.number(body)
     evaluate = value if callable(value) else lambda values: value
-    return Formula(text, None if target is None else walker.name(target), tuple(walker.names), evaluate)
+    aim = None if target is None else walker.name(target)
+    return Formula(text, aim, tuple(walker.names), evaluate, tuple(walker.constants))
 
 
 def normal(name: str) -> str:
@@ -124,8 +130,8 @@ def _unquote(text: str) -> tuple[str, dict[str, str]]:
     quoted: dict[str, str] = {}
 
     def stand_in(match: re.Match[str]) -> str:
-        word = f"quoted_name_{len(quoted)}_"
-        quoted[word] = normal(match.group(1))
+        word = next(word for number in itertools.count(len(quoted)) if (word := f"quoted_name_{number}_") not in text)
+        quoted[word] = match.group(1)
         return f" {word} "
 
     plain = re.sub(r"`([^`]+)`", stand_in, text)
@@ -137,6 +143,8 @@ def _unquote(text: str) -> tuple[str, dict[str, str]]:
 def _tree(text: str) -> ast.Module:
     if not text:
         raise FormulaError("the formula is empty; expected something like 't_c = w*t_u + b'.")
+    if "#" in text:
+        raise FormulaError(f"{_brief(text)} holds '#', where a comment would begin; leave it out, or put a name in backticks.")
     if _nesting(text) > MAX_DEPTH:
         raise FormulaError(f"the formula is nested more than {MAX_DEPTH} levels deep; write it as a Python function.")
     try:
@@ -145,9 +153,30 @@ def _tree(text: str) -> ast.Module:
             return ast.parse(text)
     except SyntaxError as error:
         place = f" near character {error.offset}" if error.offset else ""
-        raise FormulaError(f"not a formula: {_brief(text)}{place}; expected arithmetic such as 't_c = w*t_u + b'.") from None
+        raise FormulaError(
+            f"not a formula: {_brief(text)}{place}; expected arithmetic such as 't_c = w*t_u + b'.{_reserved(text)}"
+        ) from None
     except (RecursionError, MemoryError, ValueError, OverflowError):
         raise FormulaError(f"the formula cannot be parsed: {_brief(text)}; it is too deep or holds odd characters.") from None
+
+
+def _reserved(text: str) -> str:
+    """Say so where a name, such as lambda, is a word of Python's own."""
+    words = [word for word in re.findall(r"\w+", text) if keyword.iskeyword(word) and word not in ("and", "or", "not")]
+    return f" {words[0]!r} is a reserved word; as a name write it in backticks: `{words[0]}`." if words else ""
+
+
+def _check_size(body: ast.expr) -> None:
+    """Measure the tree without recursion, before anything walks it."""
+    level: list[ast.AST] = [body]
+    depth = count = 0
+    while level:
+        depth, count = depth + 1, count + len(level)
+        if count > 3 * MAX_NODES:
+            raise FormulaError(f"the formula has more than {MAX_NODES} terms; write it as a Python function.")
+        if depth > MAX_LEVELS:
+            raise FormulaError("the formula is too long a chain of operations; write it as a Python function.")
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
 
 
 def _nesting(text: str) -> int:
@@ -175,14 +204,13 @@ class _Walker:
     def __init__(self, quoted: Mapping[str, str]) -> None:
         self.quoted = quoted
         self.names: list[str] = []
+        self.constants: list[str] = []
 
     def name(self, node: ast.Name) -> str:
         return self.quoted.get(node.id, node.id)
 
-    def number(self, node: ast.expr, depth: int) -> Step | float:
+    def number(self, node: ast.expr) -> Step | float:
         """Give a function of the values, or a float where nothing varies."""
-        if depth > MAX_DEPTH * 4:  # a long sum nests to the left, one level a term
-            raise FormulaError("the formula is too deep; write it as a Python function.")
         match node:
             case ast.Constant(value=bool()) | ast.Constant(value=complex()):
                 pass
@@ -191,54 +219,55 @@ class _Walker:
             case ast.Name():
                 return self._variable(self.name(node), node)
             case ast.UnaryOp(op=sign, operand=operand) if type(sign) in UNARY:
-                return _apply(UNARY[type(sign)], node, self.number(operand, depth + 1))
+                return _apply(UNARY[type(sign)], node, self.number(operand))
             case ast.BinOp(left=left, op=sign, right=right) if type(sign) in BINARY:
-                return _apply(BINARY[type(sign)], node, self.number(left, depth + 1), self.number(right, depth + 1))
+                return _apply(BINARY[type(sign)], node, self.number(left), self.number(right))
             case ast.Call(func=ast.Name(id="where"), args=[condition, yes, no], keywords=[]):
-                return self._where(condition, yes, no, depth + 1)
+                return self._where(condition, yes, no)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-                return self._call(name, arguments, node, depth)
+                return self._call(name, arguments, node)
         raise FormulaError(_refusal(node))
 
     def _variable(self, name: str, node: ast.Name) -> Step | float:
         if name in CONSTANTS and node.id not in self.quoted:
+            self.constants.append(name)
             return CONSTANTS[name]
         if name not in self.names:
             self.names.append(name)
         return lambda values: values[name]
 
-    def _call(self, name: str, arguments: list[ast.expr], node: ast.expr, depth: int) -> Step | float:
+    def _call(self, name: str, arguments: list[ast.expr], node: ast.expr) -> Step | float:
+        if name == "where":
+            raise FormulaError(f"where() takes 3 arguments, where(condition, value, otherwise), and was given {len(arguments)}.")
         count = next((count for count, functions in enumerate(FUNCTIONS, start=1) if name in functions), None)
         if count is None:
             raise FormulaError(unknown("function", name, [*FUNCTIONS[0], *FUNCTIONS[1], "where"]))
         function = FUNCTIONS[count - 1][name]
         if len(arguments) != count:
             raise FormulaError(f"{name}() takes {count} argument{'s' * (count > 1)} and was given {len(arguments)}.")
-        steps = [self.number(argument, depth + 1) for argument in arguments]
+        steps = [self.number(argument) for argument in arguments]
         return _apply(lambda *numbers: function(*_tensors(numbers)), node, *steps)
 
-    def _where(self, condition: ast.expr, yes: ast.expr, no: ast.expr, depth: int) -> Step:
-        test, then, otherwise = self._condition(condition, depth), self.number(yes, depth), self.number(no, depth)
+    def _where(self, condition: ast.expr, yes: ast.expr, no: ast.expr) -> Step:
+        test, then, otherwise = self._condition(condition), self.number(yes), self.number(no)
 
         def choose(values: Values) -> Any:
             return torch.where(test(values), *_tensors((_value(then, values), _value(otherwise, values))))
 
         return choose
 
-    def _condition(self, node: ast.expr, depth: int) -> Step:
-        if depth > MAX_DEPTH * 4:
-            raise FormulaError("the formula is too deep; write it as a Python function.")
+    def _condition(self, node: ast.expr) -> Step:
         match node:
             case ast.Compare(left=left, ops=[sign], comparators=[right]) if type(sign) in COMPARE:
                 compare = COMPARE[type(sign)]
-                first, second = self.number(left, depth + 1), self.number(right, depth + 1)
+                first, second = self.number(left), self.number(right)
                 return lambda values: compare(*_tensors((_value(first, values), _value(second, values))))
             case ast.BoolOp(op=ast.And() | ast.Or() as sign, values=parts):
                 join = torch.logical_and if isinstance(sign, ast.And) else torch.logical_or
-                tests = [self._condition(part, depth + 1) for part in parts]
+                tests = [self._condition(part) for part in parts]
                 return lambda values: _fold(join, [test(values) for test in tests])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                inner = self._condition(operand, depth + 1)
+                inner = self._condition(operand)
                 return lambda values: torch.logical_not(inner(values))
         raise FormulaError(f"the first argument of where() is a comparison such as x > x0, not {_brief(ast.unparse(node))}.")
 
@@ -279,7 +308,9 @@ def _constant(compute: Callable[[], float], node: ast.expr) -> float:
     except (OverflowError, ZeroDivisionError, TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise FormulaError(f"the constant {_brief(ast.unparse(node))} is not a finite real number.")
+        raise FormulaError(
+            f"the constant {_brief(ast.unparse(node))} is not a finite real number; expected one below 1.8e308 in size."
+        )
     return value
 
 

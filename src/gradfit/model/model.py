@@ -80,24 +80,46 @@ def formula_model(text: str, *, columns: Collection[str], parameters: Collection
         raise FormulaError(f"which column does {text!r} describe? Write 't_c = {text}', or pass target=.")
     if formula.target is not None and target is not None and normal(target) != formula.target:
         raise FormulaError(f"the formula describes {formula.target!r} and target= says {target!r}; leave one out.")
-    known = {normal(column): column for column in columns}
-    aim = target if target is not None else known.get(formula.target or "", formula.target)
-    data = tuple(name for name in formula.names if name in known)
-    _check_roles(data, formula.names, known, parameters, aim)
+    spelled = {name: _column(name, columns) for name in formula.names}  # the table's own spelling, by the formula's
+    aim = target if target is not None else _column(formula.target or "", columns)
+    _check_constants(formula.constants, columns, text)
+    names = tuple(dict.fromkeys(spelled.values()))
+    data = tuple(name for name in names if name in columns)
+    _check_roles(data, names, dict.fromkeys(columns), parameters, aim)
 
     def function(**values: Any) -> Any:
-        return formula.evaluate({normal(name): value for name, value in values.items()})
+        return formula.evaluate({name: values[column] for name, column in spelled.items()})
 
-    plain = all(normal(column) == column for column in columns)
+    plain = all(name == column for name, column in spelled.items())
     return Model(
         kind="formula",
         function=(lambda **values: formula.evaluate(values)) if plain else function,
-        data_names=tuple(known[name] for name in data),
-        defaults={name: Parameter() for name in formula.names if name not in known},
+        data_names=data,
+        defaults={name: Parameter() for name in names if name not in columns},
         target=aim,
         text=text,
         label=text,
     )
+
+
+def _column(name: str, columns: Collection[str]) -> str:
+    """Find the column a name of the formula means, however its letters are encoded; else the parameter's name."""
+    if name in columns:
+        return name
+    alike = [column for column in columns if normal(column) == normal(name)]
+    if len(alike) > 1:
+        raise FormulaError(f"{name!r} may be each of the columns {', '.join(alike)}; put the one you mean in backticks.")
+    return alike[0] if alike else normal(name)
+
+
+def _check_constants(constants: Collection[str], columns: Collection[str], text: str) -> None:
+    """Refuse a constant whose name is also a column: one of the two would be taken unseen."""
+    both = [name for name in constants if name in columns]
+    if both:
+        raise FormulaError(
+            f"{both[0]} in {text!r} is the constant 3.14159..., and the data have a column of that name; "
+            f"for the column write `{both[0]}` in backticks, or rename it."
+        )
 
 
 def function_model(
@@ -129,6 +151,7 @@ def function_model(
         known = dict.fromkeys(columns or ())
         data = tuple(name for name in names if name in known)
         _check_roles(data, names, known, parameters, target, skip=options)
+        _check_spelling(names, known)
     defaults = {name: arguments[name] for name in names if name not in data and (name not in options or name in parameters)}
     return Model("function", _by_keyword(function), data, defaults, target, _source(function), _label(function))
 
@@ -172,16 +195,42 @@ def _check_roles(
     both = [name for name in data if name in parameters]
     if both:
         raise ModelError(f"{both[0]!r} is a column of the data and was also given as a parameter; rename one.")
-    if not data:
-        raise ModelError(
-            f"no argument of the model is a column of the data; its names: {', '.join(names)}; columns: {', '.join(columns)}."
-        )
     unused = [column for column in columns if column not in data and column != target]
-    for name in names:
-        near = get_close_matches(name, unused, n=1, cutoff=0.75)
-        if name not in columns and name not in parameters and name not in skip and near:
+    slips = {name: _nearest(name, unused) for name in names if name not in {*columns, *parameters, *skip}}
+    if not data:
+        hint = next((f"Did you mean {column!r}, not {name!r}?" for name, column in slips.items() if column), "")
+        raise ModelError(
+            f"no argument of the model is a column of the data; its names: {', '.join(names) or 'none'}; "
+            f"columns: {', '.join(columns)}. {hint or 'Write the columns as the table does.'}"
+        )
+    for name, column in slips.items():
+        if column:
             raise ModelError(
-                f"{name!r} is no column; did you mean {near[0]!r}? If it is a parameter, give it a start: start={{{name!r}: 1.0}}."
+                f"{name!r} is no column; did you mean {column!r}? If it is a parameter, give it a start: start={{{name!r}: 1.0}}."
+            )
+
+
+def _nearest(name: str, columns: Sequence[str]) -> str | None:
+    """Find the column that a name misspells: much alike, or one letter off."""
+    by_lower = {column.lower(): column for column in columns}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.75)
+    near += [column for column in by_lower if _one_letter_off(name.lower(), column)]
+    return by_lower[near[0]] if near else None
+
+
+def _one_letter_off(name: str, column: str) -> bool:
+    if len(name) != len(column) or len(name) < 3:
+        return False
+    pairs = [(mine, theirs) for mine, theirs in zip(name, column, strict=True) if mine != theirs]
+    return len(pairs) == 1 and all(letter.isalpha() for letter in pairs[0])  # x_1 and x_2 are no slip
+
+
+def _check_spelling(names: Collection[str], columns: Collection[str]) -> None:
+    """Refuse a column that Python would spell otherwise: the micro sign in a function's argument becomes the letter mu."""
+    for column in columns:
+        if column not in names and normal(column) in names:
+            raise ModelError(
+                f"the column {column!r} looks like the argument {normal(column)!r} and is encoded otherwise; rename the column."
             )
 
 
@@ -222,7 +271,8 @@ def _by_keyword(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(**values: Any) -> Any:
-        return function(*(values.pop(name) for name in fixed), **values)
+        first = [values.pop(name) for name in fixed]
+        return function(*first, **values)
 
     return call
 

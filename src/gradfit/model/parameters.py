@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -187,8 +188,8 @@ def parameters(
 
 
 def _checked(name: str, spec: Parameter) -> Parameter:
-    lower = -math.inf if spec.lower is None else float(spec.lower)
-    upper = math.inf if spec.upper is None else float(spec.upper)
+    low, high = _pair((spec.lower, spec.upper), name)
+    lower, upper = -math.inf if low is None else low, math.inf if high is None else high
     if math.isnan(lower) or math.isnan(upper) or lower >= upper:
         raise ParameterError(f"bounds of {name} are ({spec.lower}, {spec.upper}); expected lower < upper.")
     if spec.tied is not None and spec.fixed:
@@ -196,8 +197,11 @@ def _checked(name: str, spec: Parameter) -> Parameter:
     if spec.tied is not None and (spec.lower is not None or spec.upper is not None):
         raise ParameterError(f"{name} is tied and has bounds; bound the parameters it is computed from.")
     start = np.array(_inside(lower, upper)) if spec.start is None else spec.start
-    if not spec.fixed and spec.tied is None and ((start < lower) | (start > upper)).any():
-        raise ParameterError(f"start of {name} is {_shown(start)}, outside its bounds ({lower:g}, {upper:g}); start inside.")
+    if spec.tied is None and ((start < lower) | (start > upper)).any():
+        what = "fixed value" if spec.fixed else "start"
+        raise ParameterError(
+            f"{what} of {name} is {_shown(start)}, outside its bounds ({lower:g}, {upper:g}); choose one inside, or other bounds."
+        )
     return replace(spec, start=start, lower=None if lower == -math.inf else lower, upper=None if upper == math.inf else upper)
 
 
@@ -206,8 +210,9 @@ def _inside(lower: float, upper: float) -> float:
     if lower < ASSUMED_START < upper:
         return ASSUMED_START
     if math.isfinite(lower) and math.isfinite(upper):
-        return 0.5 * (lower + upper)
-    return lower + max(1.0, abs(lower)) if math.isfinite(lower) else upper - max(1.0, abs(upper))
+        return 0.5 * lower + 0.5 * upper
+    inside = lower + max(1.0, abs(lower)) if math.isfinite(lower) else upper - max(1.0, abs(upper))
+    return inside if math.isfinite(inside) else max(lower, -sys.float_info.max) if inside > 0 else min(upper, sys.float_info.max)
 
 
 def _named(given: Any, specs: Mapping[str, Parameter], what: str) -> dict[str, Any]:
@@ -234,14 +239,21 @@ def _fixed(fixed: Mapping[str, Any] | Sequence[str] | None) -> Mapping[str, Any]
     """A list of names means: fixed where they start."""
     if fixed is None or isinstance(fixed, Mapping):
         return fixed
-    return dict.fromkeys([fixed] if isinstance(fixed, str) else fixed)
+    if isinstance(fixed, str):
+        return {fixed: None}
+    if not isinstance(fixed, (list, tuple, set, frozenset)):
+        raise ParameterError(f"fixed is {fixed!r}; expected values by name, such as {{'b': 0.0}}, or a list of names.")
+    return dict.fromkeys(fixed)
 
 
 def _array(value: Any, name: str) -> Floats:
+    plain = value.detach().cpu().double().numpy() if isinstance(value, Tensor) and not value.is_complex() else value
     try:
-        array = np.array(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ParameterError(f"{name} is {value!r}; expected a number, or an array of numbers.") from None
+        if plain is None or isinstance(plain, Tensor) or np.ma.is_masked(plain) or np.asarray(plain).dtype.kind in "bUSc":
+            raise TypeError
+        array = np.array(plain, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ParameterError(f"{name} is {_brief(value)}; expected a number, or an array of numbers.") from None
     if not np.isfinite(array).all() or array.size == 0:
         raise ParameterError(f"{name} is {_shown(array)}; expected finite numbers.")
     return array
@@ -249,10 +261,26 @@ def _array(value: Any, name: str) -> Floats:
 
 def _pair(pair: Any, name: str) -> tuple[float | None, float | None]:
     try:
-        lower, upper = pair
-        return (None if lower is None else float(lower)), (None if upper is None else float(upper))
-    except (TypeError, ValueError):
-        raise ParameterError(f"bounds of {name} are {pair!r}; expected (lower, upper), None for no bound.") from None
+        if isinstance(pair, (str, set, frozenset, Mapping)):
+            raise TypeError
+        lower, upper = (None if side is None else float(_array_side(side)) for side in pair)
+        return lower, upper
+    except (TypeError, ValueError, OverflowError):
+        raise ParameterError(f"bounds of {name} are {_brief(pair)}; expected (lower, upper), None for no bound.") from None
+
+
+def _array_side(side: Any) -> Any:
+    if isinstance(side, (str, bytes, bool)):
+        raise TypeError
+    return side
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number beyond float64"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _shown(value: Floats) -> str:
@@ -276,7 +304,7 @@ def _tie(
     name: str, tied: str | Callable[..., Any] | None, specs: Mapping[str, Parameter]
 ) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], set[str]]:
     if callable(tied):
-        needs = tuple(inspect.signature(tied).parameters)
+        needs = _needs(name, tied)
         function = tied
 
         def evaluate(known: Mapping[str, Tensor]) -> Tensor:
@@ -295,6 +323,15 @@ def _tie(
         if need not in specs:
             raise ParameterError(unknown("parameter", need, specs, f"{name} is tied to it."))
     return evaluate, set(needs)
+
+
+def _needs(name: str, tied: Callable[..., Any]) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(tied).parameters)
+    except (TypeError, ValueError):
+        raise ParameterError(
+            f"{name} is tied to {tied!r}, whose arguments cannot be read; write a formula of other parameters, such as '2*w'."
+        ) from None
 
 
 def _tie_formula(name: str, text: str) -> Formula:
