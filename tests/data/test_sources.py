@@ -81,7 +81,7 @@ def test_a_named_encoding_reads_chinese_columns(encoding, tmp_path):
     assert table.names == ("读数", "温度")
 
 
-@pytest.mark.parametrize("encoding", ["nope", "", "hex", "a\0b"])
+@pytest.mark.parametrize("encoding", ["nope", "", "hex", "a\0b", 5, None])
 def test_an_encoding_nobody_knows_is_refused(encoding, tmp_path):
     with pytest.raises(DataError, match="encoding"):
         read(written(tmp_path, b"x,y\n1,2\n"), encoding=encoding)
@@ -149,7 +149,9 @@ def test_a_path_that_is_no_file_is_refused(name, message, tmp_path):
         read(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("source", [5, None, [1, 2], np.zeros((3, 2)), pd.Series([1, 2])], ids=lambda source: type(source).__name__)
+@pytest.mark.parametrize(
+    "source", [5, None, [1, 2], np.zeros((3, 2)), pd.Series([1, 2])], ids=lambda source: type(source).__name__
+)
 def test_an_object_that_is_no_table_is_refused(source):
     with pytest.raises(DataError, match="expected a dict of columns, a data frame, or the path"):
         read(source)

@@ -36,7 +36,9 @@ def test_folds_cover_every_row_once():
 
 
 @pytest.mark.parametrize(
-    "chosen", [[10, 3], (10, 3), np.array([10, 3], dtype="u1"), torch.tensor([10, 3]), ALL == 11], ids=lambda chosen: type(chosen).__name__
+    "chosen",
+    [[10, 3], (10, 3), np.array([10, 3], dtype="u1"), torch.tensor([10, 3]), ALL == 11],
+    ids=lambda chosen: type(chosen).__name__,
 )
 def test_rows_may_be_named(chosen):
     if isinstance(chosen, np.ndarray) and chosen.dtype == bool:

@@ -57,8 +57,27 @@ def test_gauss_newton_rows_have_the_gradient_of_the_loss(name):
     point = torch.linspace(-2, 4, 40, dtype=torch.float64).requires_grad_()
     target = torch.from_numpy(Y)
     (gradient,) = torch.autograd.grad(loss.pointwise(point, target, None).sum(), point)
-    residual, weight = gauss_newton_rows(loss, point, target, None)
-    assert_allclose(2 * residual * weight, gradient, rtol=1e-12, atol=1e-14)
+    rows = gauss_newton_rows(loss, point.detach(), target, None)
+    assert_allclose(2 * rows.residual * rows.weight, gradient, rtol=1e-12, atol=1e-14)
+    assert (rows.weight > 0).all()
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("start", [[1.0, 1.0], [0.5, -17.0], [-3.0, 400.0]])
+def test_a_robust_line_is_found_from_anywhere_also_where_every_row_is_an_outlier(name, start, t_u, t_c):
+    fit = gradfit.fit("t_c = w*t_u + b", data={"t_u": t_u, "t_c": t_c}, loss=name, f_scale=1.5, start=start)
+    theirs = scipy.optimize.least_squares(
+        lambda p: p[0] * t_u + p[1] - t_c,
+        [0.54, -17.0],
+        loss=name,
+        f_scale=1.5,
+        x_scale="jac",
+        ftol=1e-15,
+        xtol=1e-15,
+        gtol=1e-15,
+    )
+    assert_allclose(numbers(fit), theirs.x, rtol=1e-5)
+    assert_allclose(fit.loss * 11 / 2, theirs.cost, rtol=1e-10)
 
 
 @pytest.mark.parametrize("name", ROBUST)

@@ -25,8 +25,11 @@ def test_the_first_arguments_are_data_where_arrays_were_given():
     assert function_model(line, count=2).data_names == ("x", "w")
 
 
+BOUNDED, VECTOR = Parameter(2, 0, 3), np.array([1.0, 2.0])
+
+
 def test_numbers_in_the_signature_are_starts_and_other_defaults_options():
-    def model(x, a=1.5, b=Parameter(2, 0, 3), c=np.array([1.0, 2.0]), flag=True, mode="fast"):
+    def model(x, a=1.5, b=BOUNDED, c=VECTOR, flag=True, mode="fast"):
         return x
 
     defaults = function_model(model, columns=["x"]).defaults
@@ -124,7 +127,8 @@ def test_columns_that_differ_only_in_their_encoding_are_kept_apart():
 
 
 def test_a_column_is_found_however_its_letters_are_encoded():
-    assert evaluate("y = w*μ", **{"µ": 3.0}) == 3  # the Greek letter, the micro sign
+    micro_sign = {"\u00b5": 3.0}
+    assert evaluate("y = w*\u03bc", **micro_sign) == 3  # the Greek letter
     assert evaluate("y = w*ｘ１", x1=3.0) == 3
 
 

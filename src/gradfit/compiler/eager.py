@@ -110,10 +110,24 @@ class EagerKernel:
         inputs = self.columns if columns is None else columns
         if self.numeric:
             return _numeric_prediction(self, theta, inputs)
-        return self.call(**inputs, **self.parameters.namer(self.dtype)(theta))  # type: ignore[no-any-return]
+        return self.call(**inputs, **self._values(theta))  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _values(self) -> Callable[[Tensor], dict[str, Tensor]]:
+        return self.parameters.namer(self.dtype)
 
     def loss(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Mean loss, a scalar; differentiable."""
+        """Mean loss, a scalar; differentiable. A module is in training mode for it while gradients are taken, and only then."""
+        module = self.model.module
+        if module is None or not torch.is_grad_enabled():
+            return self._loss(theta, rows)
+        module.train()
+        try:
+            return self._loss(theta, rows)
+        finally:
+            module.eval()
+
+    def _loss(self, theta: Tensor, rows: Tensor | None) -> Tensor:
         if rows is None:
             with _naming(self, theta):
                 prediction = self.predict(theta)
@@ -157,8 +171,8 @@ class EagerKernel:
         rows = gauss_newton_rows(self.loss_function, value, self.target.double(), sigma)
         if rows is None:
             return None
-        residual, weight = (part.numpy() for part in rows)
-        return Linearization(residual, weight[:, None] * derivative, prediction, weight)
+        weight = rows.weight.numpy()
+        return Linearization(rows.residual.numpy(), weight[:, None] * derivative, prediction, weight, rows.bend.numpy())
 
 
 def build(model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype) -> EagerKernel:

@@ -25,12 +25,15 @@ class Linearization:
         J, (n, p): its exact derivative by the free parameters.
     prediction, weight
         f, and what its derivative was multiplied by to give J: 1/sigma for least squares. Both (n,).
+    bend
+        The loss's own curvature as a share of the one in J, (n,): 1 for least squares.
     """
 
     residual: Floats
     jacobian: Floats
     prediction: Floats
     weight: Floats
+    bend: Floats
 
     @property
     def gradient(self) -> Floats:

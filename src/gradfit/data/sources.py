@@ -65,6 +65,8 @@ def read(source: object, *, encoding: str = "utf-8") -> Table:
     """
     if isinstance(source, Table):
         return source
+    if not isinstance(encoding, str):
+        raise DataError(f"encoding is {encoding!r}; expected a name like utf-8, gb18030, cp1252, utf-16.")
     if isinstance(source, (str, os.PathLike)):
         return read_file(Path(source), encoding=encoding)
     if isinstance(source, Mapping):

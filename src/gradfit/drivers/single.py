@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,12 +34,15 @@ class Outcome:
         What the loop found.
     near
         The least-squares form at the solution in float64; None where the loss or the model has none.
+    distance
+        Distance to the minimum in standard errors; NaN where it cannot be had.
     loss, validation_loss
         Mean losses at the solution.
     """
 
     solution: Solution
     near: Linearization | None
+    distance: float
     loss: float
     validation_loss: float | None
 
@@ -66,11 +70,12 @@ def fit_one(
         method.check(problem)
         solution, settled = iterate(method, problem, observe)
         near = None if solution.status is Status.NOT_FINITE else _near(kernel, solution.theta)
+        distance = math.nan if near is None else _distance(near, solution.theta, parameters, spread)
         if not settled:
-            solution = _judged(solution, method, near, parameters, spread, strict=kernel.model.kind != "module")
+            solution = _judged(solution, method, distance, strict=kernel.model.kind != "module")
     loss = _in_double(kernel).mean_loss(solution.theta)
     validation_loss = None if held_out is None else _in_double(held_out).mean_loss(solution.theta)
-    return Outcome(solution, near, loss, validation_loss)
+    return Outcome(solution, near, distance, loss, validation_loss)
 
 
 def cross_validate(
@@ -117,25 +122,29 @@ def _near(kernel: EagerKernel, theta: Floats) -> Linearization | None:
     return near if finite else None
 
 
-def _judged(
-    solution: Solution, method: Method, near: Linearization | None, parameters: Parameters, spread: float | None, *, strict: bool
-) -> Solution:
-    """Say how far the minimum is, in standard errors, after a method that only counts its steps.
+def _distance(near: Linearization, theta: Floats, parameters: Parameters, spread: float | None) -> float:
+    """Distance to the minimum in standard errors, along directions the bounds leave open; NaN without degrees of freedom."""
+    if near.jacobian.shape[0] <= near.jacobian.shape[1]:
+        return math.nan
+    gradient = near.gradient
+    held = ((theta <= parameters.lower) & (gradient > 0)) | ((theta >= parameters.upper) & (gradient < 0))
+    return remaining_distance(replace(near, jacobian=near.jacobian[:, ~held]), spread=spread)
+
+
+def _judged(solution: Solution, method: Method, distance: float, *, strict: bool) -> Solution:
+    """Say how far the minimum is, after a method that only counts its steps.
 
     ``strict``: away from the minimum is a failure. Networks are trained for as long as it helps, not to a minimum.
     """
-    if near is None or near.jacobian.shape[0] <= near.jacobian.shape[1]:
+    if math.isnan(distance):
         status, detail = Status.COMPLETED, "whether that is the minimum, the learning curves must say"
     else:
-        theta, gradient = solution.theta, near.gradient
-        held = ((theta <= parameters.lower) & (gradient > 0)) | ((theta >= parameters.upper) & (gradient < 0))
-        distance = remaining_distance(replace(near, jacobian=near.jacobian[:, ~held]), spread=spread)
         away = Status.NOT_CONVERGED if strict else Status.COMPLETED
         status = Status.CONVERGED if distance <= ARRIVED else away
-        detail = f"the minimum is {distance:.2g} standard errors away"
-        if status is Status.NOT_CONVERGED:
-            descent = "; raise epochs or the learning rate, leave scale on, or use method='lm'"
-            detail += descent if method.unit == "epoch" else "; raise max_steps, or start closer"
+        far = "a parameter no longer moves any prediction" if math.isinf(distance) else ""
+        detail = far or f"the minimum is {distance:.2g} standard errors away"
+    if status is Status.NOT_CONVERGED:
+        detail += f"; {method.advice}"
     return replace(solution, status=status, message=sentence(status, method, solution.steps, detail))
 
 

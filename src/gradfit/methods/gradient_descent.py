@@ -155,6 +155,13 @@ class GradientDescent:
 
     unit = "epoch"
 
+    @property
+    def advice(self) -> str:
+        """What to change when the epochs were not enough."""
+        if self.batch_size is not None:
+            return "mini-batches wander around it: let a scheduler lower the learning rate, or use averaging='swa'"
+        return "raise epochs or the learning rate, leave scale on, or use method='lm'"
+
     def __init__(
         self,
         optimizer: str | type[Optimizer] = "sgd",

@@ -56,6 +56,7 @@ class LevenbergMarquardt:
 
     name = "Levenberg-Marquardt"
     unit = "step"
+    advice = "raise max_steps, or start closer"
 
     def __post_init__(self) -> None:
         """Check the numbers."""

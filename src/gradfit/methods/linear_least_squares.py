@@ -24,6 +24,7 @@ class LinearLeastSquares:
 
     name = "linear least squares"
     unit = "step"
+    advice = "use method='lm'"
     max_steps = 1
     early_stopping: EarlyStopping | None = None
 

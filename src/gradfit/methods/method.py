@@ -106,6 +106,10 @@ class Method(Protocol):
         """Where the loop ends at the latest."""
 
     @property
+    def advice(self) -> str:
+        """What to change when the steps were not enough."""
+
+    @property
     def early_stopping(self) -> EarlyStopping | None:
         """When to stop by the validation loss."""
 

@@ -252,7 +252,9 @@ class _Walker:
         test, then, otherwise = self._condition(condition), self.number(yes), self.number(no)
 
         def choose(values: Values) -> Any:
-            return torch.where(test(values), *_tensors((_value(then, values), _value(otherwise, values))))
+            rows = test(values)
+            first, second = _value(then, _within(values, rows)), _value(otherwise, _within(values, ~rows))
+            return torch.where(rows, *_tensors((first, second)))
 
         return choose
 
@@ -283,6 +285,23 @@ def _apply(function: Callable[..., Any], node: ast.expr, *arguments: Step | floa
         first, second = arguments
         return lambda values: function(_value(first, values), _value(second, values))
     return lambda values: function(*(_value(argument, values) for argument in arguments))
+
+
+def _within(values: Values, rows: torch.Tensor) -> Values:
+    """Give the rows a branch does not decide the data of one that it does.
+
+    Autograd passes through both branches: where log(x) is not chosen because x < 0, its infinite derivative times zero would
+    make the whole gradient NaN.
+    """
+    if rows.dim() != 1:
+        return values
+    chosen = rows.to(torch.uint8).argmax().reshape(1)
+
+    def moved(value: Any) -> Any:
+        alike = isinstance(value, torch.Tensor) and value.shape == rows.shape
+        return torch.where(rows, value, value.index_select(0, chosen)) if alike else value
+
+    return {name: moved(value) for name, value in values.items()}
 
 
 def _value(step: Step | float, values: Values) -> Any:

@@ -34,8 +34,7 @@ from torch import Tensor
 from gradfit.data.dataset import Dataset
 from gradfit.errors import DataError, ModelError, OptionError, unknown
 
-# Rows whose loss curves downwards (outliers under a robust loss) keep this share of the steepest row's curvature, so that the
-# Gauss-Newton matrix stays positive; the share decides the speed of convergence, never where it ends.
+# A row that neither curves nor slopes keeps this share of the steepest row's curvature, so that no weight is zero.
 CURVATURE_FLOOR = 1e-6
 
 
@@ -174,36 +173,61 @@ def _name(loss: object) -> str:
     return str(getattr(loss, "__name__", None) or type(loss).__name__) if not isinstance(loss, str) else loss
 
 
-def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor] | None:
+@dataclass(frozen=True)
+class Rows:
+    """A loss near a prediction as a sum of squares, one row each; see :func:`gauss_newton_rows`. All (n,).
+
+    Attributes
+    ----------
+    residual, weight
+        :math:`\\rho` and s.
+    bend
+        The loss's own curvature as a share of the one in s: 1 where they agree, less (or below 0) for outliers.
+    """
+
+    residual: Tensor
+    weight: Tensor
+    bend: Tensor
+
+
+def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Rows | None:
     r"""Write the loss near a prediction as a sum of squares.
 
     :math:`\sum_i l_i(f + \delta f) \approx \sum_i (\rho_i + s_i\, \delta f_i)^2 + const` with
-    :math:`s_i = \sqrt{l_i''/2}` and :math:`\rho_i = l_i'/(2 s_i)`.
+    :math:`s_i = \sqrt{h_i/2}` and :math:`\rho_i = l_i'/(2 s_i)`. The curvature h is :math:`l_i''`, and for a row that curves
+    less or downwards (an outlier under a robust loss) :math:`l_i'/(f_i - y_i)`, the weight of iteratively reweighted least
+    squares: it is positive, and its parabola lies above the loss, so a step on it does not raise the loss.
 
     Returns
     -------
-    (residual, weight), each (n,): :math:`\rho` and :math:`s`. None where the loss has no rows or no curvature to use.
+    None where the loss has no rows, or nowhere curves upwards.
     """
     if loss.kind == "least_squares":
         weight = torch.ones_like(prediction) if sigma is None else 1 / sigma
-        return (prediction - target) * weight, weight
+        return Rows((prediction - target) * weight, weight, torch.ones_like(prediction))
     if loss.whole:
         return None
+    slope, own = _derivatives(loss, prediction, target, sigma)
+    if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
+        used = own = 2 / prediction
+    else:
+        reweighted = torch.nan_to_num(slope / (prediction - target), nan=0.0, posinf=0.0, neginf=0.0)
+        used = torch.maximum(own, reweighted)
+    steepest = used.max()
+    if not steepest > 0 or (loss.kind == "custom" and not own.max() > 0):
+        return None
+    used = torch.clamp(used, min=CURVATURE_FLOOR * steepest)
+    weight = torch.sqrt(used / 2)
+    return Rows(slope / (2 * weight), weight, own / used)
+
+
+def _derivatives(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+    """First and second derivative of each row's loss by its prediction."""
     point = prediction.detach().requires_grad_()
     with torch.enable_grad():
-        value = loss.pointwise(point, target, sigma).sum()
-        (slope,) = torch.autograd.grad(value, point, create_graph=True)
-        if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
-            curvature = 2 / point
-        elif slope.requires_grad:
-            (curvature,) = torch.autograd.grad(slope.sum(), point)
-        else:
-            return None
-    steepest = curvature.max()
-    if not steepest > 0:
-        return None
-    weight = torch.sqrt(torch.clamp(curvature, min=CURVATURE_FLOOR * steepest) / 2).detach()
-    return slope.detach() / (2 * weight), weight
+        (slope,) = torch.autograd.grad(loss.pointwise(point, target, sigma).sum(), point, create_graph=True)
+        own = torch.autograd.grad(slope.sum(), point)[0] if slope.requires_grad else torch.zeros_like(slope)
+    return slope.detach(), own.detach()
 
 
 def is_curved(loss: Loss, data: Dataset) -> bool:

@@ -78,7 +78,7 @@ def formula_model(text: str, *, columns: Collection[str], parameters: Collection
     formula = parse(text)
     if formula.target is None and target is None:
         raise FormulaError(f"which column does {text!r} describe? Write 't_c = {text}', or pass target=.")
-    if formula.target is not None and target is not None and normal(target) != formula.target:
+    if formula.target is not None and target is not None and normal(str(target)) != formula.target:
         raise FormulaError(f"the formula describes {formula.target!r} and target= says {target!r}; leave one out.")
     spelled = {name: _column(name, columns) for name in formula.names}  # the table's own spelling, by the formula's
     aim = target if target is not None else _column(formula.target or "", columns)
@@ -162,7 +162,7 @@ def module_model(module: torch.nn.Module, data_names: Sequence[str], target: str
     The module itself is never changed: gradfit works on a copy. Its input is (n, k), one column per data argument, unless
     ``forward`` takes several arguments: then each gets one column, (n, 1).
     """
-    own = copy.deepcopy(module)
+    own = copy.deepcopy(module).eval()  # dropout and batch norm are switched on by the descent alone
     defaults = {name: Parameter(start=p.detach().cpu().numpy().astype(np.float64)) for name, p in own.named_parameters()}
     for name, p in own.named_parameters():
         if not p.requires_grad:
@@ -174,7 +174,6 @@ def module_model(module: torch.nn.Module, data_names: Sequence[str], target: str
         columns = [values[name] for name in names]
         columns = [column.unsqueeze(1) if column.dim() == 1 else column for column in columns]
         inputs = tuple(columns) if separate else (torch.cat(columns, dim=1),)
-        own.train(torch.is_grad_enabled())  # dropout and batch norm learn only while gradients are taken
         output = torch.func.functional_call(own, {name: values[name] for name in defaults}, inputs)
         return output.squeeze(1) if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] == 1 else output
 

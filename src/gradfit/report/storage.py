@@ -150,14 +150,14 @@ def _plain(value: Any) -> Any:
 
 
 def _number(stored: Any) -> float:
-    if isinstance(stored, str) and stored not in ("NaN", "Infinity", "-Infinity"):
+    if isinstance(stored, bool) or (isinstance(stored, str) and stored not in ("NaN", "Infinity", "-Infinity")):
         raise ValueError(f"{stored!r} is no number")
     return float(stored)
 
 
 def _array(stored: Any) -> np.ndarray:
-    array = np.array(stored)
-    return np.array([_number(value) for value in array.ravel()], dtype=np.float64).reshape(array.shape)
+    array = np.array(stored, dtype=object)  # numbers and texts side by side stay what they are
+    return np.array([_number(value) for value in array.ravel().tolist()], dtype=np.float64).reshape(array.shape)
 
 
 def _column(stored: Any) -> np.ndarray:
@@ -176,7 +176,7 @@ def read_whole(path: str | os.PathLike[str]) -> str:
         raise StorageError(f"{str(path)!r} is no text; expected a file that fit.save() wrote.") from None
     except OSError as error:
         raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}; check the name and its permissions.") from None
-    except ValueError as error:  # a zero byte in the name
+    except (TypeError, ValueError) as error:  # no path at all, or a zero byte in it
         raise StorageError(f"{str(path)!r} cannot be read: {error}; check the name.") from None
 
 

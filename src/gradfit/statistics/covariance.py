@@ -7,8 +7,10 @@ loss             covariance                                                     
 ===============  ==========================================================================  =======================
 squared          :math:`s^2 (J^TJ)^{-1}`, :math:`s^2 = \chi^2/(n-p)`; s = 1 for absolute sigma  least squares
 poisson          :math:`(J^TJ)^{-1}`, J in units of the expected deviation                     expected information
-robust, custom   :math:`\frac{n}{n-p} A^{-1} B A^{-1}`, A = JᵀJ, B = Σ r² JJᵀ                  sandwich
+robust, custom   :math:`\frac{n}{n-p} A^{-1} B A^{-1}`, A = Σ c JJᵀ, B = Σ r² JJᵀ               sandwich
 ===============  ==========================================================================  =======================
+
+with c the loss's own curvature as a share of that in J.
 
 References
 ----------
@@ -92,14 +94,27 @@ def covariance(
     if kind in ("least_squares", "likelihood"):
         inner = scale * inverse
     else:
-        meat = (near.jacobian[:, inside] * near.residual[:, None] ** 2).T @ near.jacobian[:, inside]
-        inner = n / dof * inverse @ meat @ inverse
+        inner = n / dof * _sandwich(near.jacobian[:, inside], near.residual, near.bend)
+        if not np.isfinite(inner).all():
+            reasons = [r or "the loss does not curve upwards at the solution" for r in reasons]
     inner[undetermined, :] = inner[:, undetermined] = np.nan
     matrix[np.ix_(inside, inside)] = inner
     for index in inside[undetermined]:
         others = [names[other] for other in inside[undetermined] if other != index]
         reasons[index] = f"the data do not determine it{f' apart from {_listed(others)}' if others else ''}"
     return Covariance(matrix, label, tuple(reasons), scale)
+
+
+def _sandwich(jacobian: Floats, residual: Floats, bend: Floats) -> Floats:
+    """Covariance of an estimate that minimises a sum of rows, without believing in their distribution."""
+    norms = np.linalg.norm(jacobian, axis=0)
+    scale = np.where(norms > 0, norms, 1.0)
+    scaled = jacobian / scale
+    bread = scaled.T @ (bend[:, None] * scaled)
+    if bread.size and np.linalg.eigvalsh(bread)[0] < -NUMERIC_RANK:
+        return np.full_like(bread, np.nan)
+    inverse = np.linalg.pinv(bread, hermitian=True)
+    return np.asarray(inverse @ (scaled.T @ (residual[:, None] ** 2 * scaled)) @ inverse / np.outer(scale, scale))
 
 
 def _reduced(residual: Floats, dof: int) -> float:

@@ -13,6 +13,7 @@ from gradfit.compiler.eager import EagerKernel
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
 from gradfit.methods.method import Method, Status
+from gradfit.methods.stopping import ARRIVED
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters, elements
 from gradfit.statistics.covariance import Covariance, covariance, propagate
@@ -44,11 +45,7 @@ def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_loss
     solution, data = outcome.solution, setting.data
     kind = kernel.loss_kind
     spread = _covariance(outcome, kernel, setting)
-    estimates, names, full = _estimates(outcome, setting, spread)
-    free = len(solution.theta)
-    fit_quality = _goodness(outcome, kind, setting, free)
-    dof = math.inf if setting.absolute_sigma or kind == "likelihood" else float(data.n - free)
-    diagnosis = _diagnosis(outcome, setting)
+    estimates, names, full = _estimates(outcome, kind, setting, spread)
     return FitRecord(
         model=_model_record(setting),
         estimates=estimates,
@@ -63,11 +60,11 @@ def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_loss
         loss=outcome.loss,
         validation_loss=math.nan if outcome.validation_loss is None else outcome.validation_loss,
         fold_losses=tuple(float(loss) for loss in fold_losses),
-        goodness=fit_quality,
+        goodness=_goodness(outcome, kind, setting),
         n=data.n,
         n_validation=0 if setting.validation is None else setting.validation.n,
         dropped=setting.dropped,
-        dof=dof,
+        dof=_dof(outcome, kind, setting),
         noise=math.sqrt(spread.scale) if kind == "least_squares" and spread.scale >= 0 else math.nan,
         absolute_sigma=setting.absolute_sigma,
         method=setting.method.name,
@@ -76,32 +73,53 @@ def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_loss
         engine="torch",
         engine_reason=kernel.reason,
         history=history(solution.columns, setting.parameters.free_elements),
-        diagnosis=diagnosis,
+        diagnosis=_diagnosis(outcome, setting),
         points=_points(outcome, kernel, setting),
     )
 
 
+def _on_bound(outcome: Outcome, setting: Setting) -> np.ndarray:
+    """Tell which free parameters ended on a bound, (p,): they have no error, and take no degree of freedom."""
+    theta, parameters = outcome.solution.theta, setting.parameters
+    return _at(theta, parameters.lower) | _at(theta, parameters.upper)
+
+
+def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
+    """Degrees of freedom of the noise estimate; infinite where the noise is known."""
+    if setting.absolute_sigma or kind == "likelihood":
+        return math.inf
+    return float(setting.data.n - int((~_on_bound(outcome, setting)).sum()))
+
+
 def _covariance(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Covariance:
-    theta, parameters, near = outcome.solution.theta, setting.parameters, outcome.near
-    p = len(theta)
-    if near is None or not outcome.solution.status.success:
-        if outcome.solution.status is Status.NOT_FINITE:
-            why = "the fit did not start"
-        elif not outcome.solution.status.success and near is not None:
-            why = "the fit did not reach its minimum"
-        elif p > MAX_LINEARIZED:
-            why = f"errors are given up to {MAX_LINEARIZED} parameters"
-        else:
-            why = f"the loss {kernel.loss_function.name} has no rows to estimate errors from"
+    near, p = outcome.near, len(outcome.solution.theta)
+    why = _why_no_errors(outcome, kernel)
+    if near is None or why:
         return Covariance(np.full((p, p), np.nan), "none", (why,) * p, math.nan)
     return covariance(
         near,
         kind=kernel.loss_kind,
         absolute=setting.absolute_sigma,
-        names=parameters.free_elements,
-        at_bound=_at(theta, parameters.lower) | _at(theta, parameters.upper),
+        names=setting.parameters.free_elements,
+        at_bound=_on_bound(outcome, setting),
         exact=not kernel.numeric,
     )
+
+
+def _why_no_errors(outcome: Outcome, kernel: EagerKernel) -> str:
+    """Say why a fit has no errors to give; "" where it has."""
+    status = outcome.solution.status
+    if status is Status.NOT_FINITE:
+        return "the fit did not start"
+    if outcome.near is None:
+        if len(outcome.solution.theta) > MAX_LINEARIZED:
+            return f"errors are given up to {MAX_LINEARIZED} parameters"
+        return f"the loss {kernel.loss_function.name} has no rows to estimate errors from"
+    if not status.success:
+        return "the fit did not reach its minimum"
+    if outcome.distance > ARRIVED:
+        return f"the fit ended {outcome.distance:.2g} standard errors short of the minimum"
+    return ""
 
 
 def _at(theta: Floats, bound: Floats) -> np.ndarray:
@@ -110,7 +128,9 @@ def _at(theta: Floats, bound: Floats) -> np.ndarray:
     return np.asarray(finite & (np.abs(theta - limit) <= BOUND_TOLERANCE * np.maximum(np.abs(limit), 1e-300)))
 
 
-def _estimates(outcome: Outcome, setting: Setting, spread: Covariance) -> tuple[tuple[Estimate, ...], tuple[str, ...], Floats]:
+def _estimates(
+    outcome: Outcome, kind: str, setting: Setting, spread: Covariance
+) -> tuple[tuple[Estimate, ...], tuple[str, ...], Floats]:
     """Estimates of all parameters; names and covariance of those that are not fixed (tied ones by the delta method)."""
     parameters, theta = setting.parameters, outcome.solution.theta
     point = torch.as_tensor(theta, dtype=torch.float64)
@@ -119,8 +139,8 @@ def _estimates(outcome: Outcome, setting: Setting, spread: Covariance) -> tuple[
     full = propagate(spread.matrix, derivative)
     reasons = dict(zip(parameters.free_elements, spread.reasons, strict=True))
     bounds = dict(zip(parameters.free_elements, zip(parameters.lower, parameters.upper, strict=True), strict=True))
-    at_bound = dict(zip(parameters.free_elements, _at(theta, parameters.lower) | _at(theta, parameters.upper), strict=True))
-    dof = math.inf if spread.kind == "expected information" or setting.absolute_sigma else float(setting.data.n - len(theta))
+    at_bound = dict(zip(parameters.free_elements, _on_bound(outcome, setting), strict=True))
+    dof = _dof(outcome, kind, setting)
     estimates, kept = [], []
     index = 0
     for name in parameters.names:
@@ -144,11 +164,17 @@ def _estimates(outcome: Outcome, setting: Setting, spread: Covariance) -> tuple[
     return tuple(estimates), tuple(estimates[i].name for i in kept), full[np.ix_(kept, kept)]
 
 
-def _goodness(outcome: Outcome, kind: str, setting: Setting, free: int) -> Goodness:
+def _goodness(outcome: Outcome, kind: str, setting: Setting) -> Goodness:
     if outcome.near is None or kind != "least_squares":
         return Goodness()
     data = setting.data
-    return goodness(outcome.near.residual, data.target, data.sigma, parameters=free, absolute=setting.absolute_sigma)
+    return goodness(
+        outcome.near.residual,
+        data.target,
+        data.sigma,
+        parameters=int((~_on_bound(outcome, setting)).sum()),
+        absolute=setting.absolute_sigma,
+    )
 
 
 def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
@@ -181,7 +207,7 @@ def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate],
             by_reason.setdefault(estimate.reason, []).append(estimate.name)
     found += [f"no error is given for {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
     if setting.dropped:
-        found.append(f"{setting.dropped} rows with missing values were left out.")
+        found.append(f"{setting.dropped} row{'s' * (setting.dropped != 1)} with missing values left out.")
     if kernel.numeric:
         found.append(kernel.reason)
     return tuple(found)
