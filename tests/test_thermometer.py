@@ -149,7 +149,21 @@ def test_the_command_line_gives_the_same_numbers(thermometer_csv, capsys):
 def test_the_command_line_reproduces_the_notebooks_loop(tmp_path, t_u, t_c, capsys):
     table = tmp_path / "scaled.csv"
     table.write_text("t_un,t_c\n" + "".join(f"{0.1 * u:.2f},{c}\n" for u, c in zip(t_u, t_c, strict=True)))
-    options = "--method sgd --learning-rate 0.01 --epochs 5000 --start w=1,b=0 --no-scale --dtype float32 --every 500".split()
+    options = [
+        "--method",
+        "sgd",
+        "--learning-rate",
+        "0.01",
+        "--epochs",
+        "5000",
+        "--start",
+        "w=1,b=0",
+        "--no-scale",
+        "--dtype",
+        "float32",
+        "--every",
+        "500",
+    ]
     assert main(["fit", str(table), "t_c = w*t_un + b", *options]) == 0
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if line.startswith("epoch") and not line.startswith("epoch 1 ")]

@@ -7,6 +7,7 @@ import inspect
 import os
 import warnings as python_warnings
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TextIO
 
 import numpy as np
@@ -130,7 +131,7 @@ def fit(
     FitError
         The fit failed and ``on_failure="raise"``.
     """
-    _check_choices(engine, on_failure, seed, every)
+    _check_choices(engine, on_failure, seed, every, out)
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
@@ -193,15 +194,17 @@ def load(path: str | os.PathLike[str]) -> FitResult:
     return FitResult(record, predictor_for(record, kernel))
 
 
-def _check_choices(engine: str, on_failure: str, seed: object, every: object) -> None:
+def _check_choices(engine: str, on_failure: str, seed: object, every: object, out: object) -> None:
     if engine not in ENGINES:
         raise OptionError(unknown("engine", engine, ENGINES))
     if on_failure not in ("warn", "raise", "ignore"):
         raise OptionError(unknown("value of on_failure", on_failure, ("warn", "raise", "ignore")))
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise OptionError(f"seed is {seed!r}; expected a whole number, 0 or more.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise OptionError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.")
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise OptionError(f"every is {every!r}; expected a whole number of steps, 1 or more.")
+    if out is not None and not hasattr(out, "write"):
+        raise OptionError(f"out is {out!r}; expected an open text file, such as sys.stderr.")
 
 
 def _default_method(model: Model, measure: losses.Loss, train: Dataset) -> str:
@@ -220,10 +223,10 @@ def _method(method: Any, options: dict[str, Any]) -> Method:
             known = []
         for name in options:
             if name not in known:
-                raise OptionError(unknown(f"option of method {method!r}", name, [*known, *_own_options()]))
+                raise OptionError(_unknown_option(name, method, known))
         return factory(**options)
     if isinstance(method, str) and method.lower() not in OPTIMIZERS:
-        raise OptionError(unknown("method", method, [*METHODS, *OPTIMIZERS]))
+        raise OptionError(unknown("method", method, [*METHODS, *(name for name in OPTIMIZERS if name != "sparseadam")]))
     if isinstance(method, str) or (isinstance(method, type) and issubclass(method, torch.optim.Optimizer)):
         return GradientDescent(method, **options)
     if isinstance(method, (GradientDescent, LevenbergMarquardt, LinearLeastSquares)):
@@ -235,9 +238,15 @@ def _method(method: Any, options: dict[str, Any]) -> Method:
     )
 
 
-def _own_options() -> list[str]:
-    kinds = (inspect.Parameter.KEYWORD_ONLY,)
-    return [name for name, argument in inspect.signature(fit).parameters.items() if argument.kind in kinds]
+def _unknown_option(name: str, method: str, known: list[str]) -> str:
+    """Say what the option may have meant: one of the method's, one of fit's, or one of another method."""
+    others = [other for other, argument in inspect.signature(fit).parameters.items() if argument.kind is argument.KEYWORD_ONLY]
+    descent = [other for other in inspect.signature(GradientDescent).parameters if other != "options"]
+    near = get_close_matches(name, others, n=1, cutoff=0.6)
+    if name in descent:
+        return f"{name} belongs to gradient descent; name an optimizer too, such as method='adam'."
+    listed = f"method {method!r} has no option {name!r}; known: {', '.join(known) or 'none'}."
+    return f"{listed} Did you mean {near[0]!r}?" if near else listed
 
 
 def _named(*given: Any) -> set[str]:
@@ -309,7 +318,8 @@ def _split(
         if rows.sigma is not None:
             raise DataError("a validation set of its own has no sigma; with sigma pass validation as a fraction or row numbers.")
         return rows, own
-    train, held_out = split(rows.n, validation, seed=seed, row_numbers=rows.row_numbers)
+    source_rows = rows.n + rows.dropped
+    train, held_out = split(rows.n, validation, seed=seed, row_numbers=rows.row_numbers, source_rows=source_rows)
     return rows.rows(train), rows.rows(held_out)
 
 

@@ -268,7 +268,12 @@ class FitResult:
             raise OptionError(
                 f"a prediction interval needs the noise of one point, which the loss {self.record.loss_name} does not give."
             )
-        return self.record.noise * (np.broadcast_to(np.asarray(sigma, dtype=np.float64), m) if sigma is not None else 1.0)
+        if sigma is None:
+            return self.record.noise
+        values = real(np.atleast_1d(sigma), "sigma")
+        if values.shape not in ((1,), (m,)) or not (values > 0).all():
+            raise DataError(f"sigma has shape {np.shape(sigma)} for {m} points; expected one positive number, or one per point.")
+        return self.record.noise * values
 
     def _ready(self) -> EagerKernel:
         if self._predictor is None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import lsq_linear
 
 import gradfit
 
@@ -89,6 +90,32 @@ def test_a_bound_that_excludes_the_minimum_is_reached_and_reported(spectrum):
     for name in "a", "mu", "c":
         assert fit.values[name] == pytest.approx(held.values[name], rel=1e-7)
         assert fit.params[name].stderr == pytest.approx(held.params[name].stderr, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ({"w": (0, 0.4)}, {"w": 0.4}),
+        ({"b": (-15, None)}, {"b": -15.0}),
+        ({"w": (1, 2), "b": (-10, 0)}, {"w": 1.0, "b": -10.0}),
+        ({"w": (None, -1)}, {"w": -1.0}),
+    ],
+)
+@pytest.mark.parametrize("method", ["lm", "sgd", "adam"])
+def test_a_line_within_bounds_is_the_best_line_within_them(bounds, expected, method, t_u, t_c):
+    fit = gradfit.fit("t_c = w*t_u + b", data={"t_u": t_u, "t_c": t_c}, bounds=bounds, method=method)
+    assert fit.success
+    low, high = zip(*(bounds.get(name, (None, None)) for name in "wb"), strict=True)
+    best = lsq_linear(
+        np.column_stack([t_u, np.ones(11)]),
+        t_c,
+        ([-np.inf if v is None else v for v in low], [np.inf if v is None else v for v in high]),
+        tol=1e-14,
+    )
+    assert {name: fit.values[name] for name in expected} == expected
+    np.testing.assert_allclose(list(fit.values.values()), best.x, rtol=1e-6)
+    assert fit.dof == 11 - 2 + len(expected)
+    assert all(fit.params[name].at_bound for name in expected)
 
 
 def test_a_bound_that_does_not_bind_changes_nothing(spectrum):

@@ -17,7 +17,7 @@ def line(x, y, theta, unit=(1.0, 1.0)):
     """A straight line near theta, its parameters counted in units of ``unit``."""
     jacobian = np.stack([x, np.ones_like(x)], 1)
     prediction = jacobian @ theta
-    return Linearization(prediction - y, jacobian * unit, prediction, np.ones_like(x))
+    return Linearization(prediction - y, jacobian * unit, prediction, np.ones_like(x), np.ones_like(x))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_exact_data_count_as_reached_below_single_precision():
 def test_a_combination_the_data_do_not_determine_keeps_no_fit_from_arriving(data):
     x, y, best, _ = data
     near = line(x, y, best)
-    doubled = Linearization(near.residual, near.jacobian[:, [0, 1, 1]], near.prediction, near.weight)
+    doubled = Linearization(near.residual, near.jacobian[:, [0, 1, 1]], near.prediction, near.weight, near.bend)
     assert remaining_distance(doubled) < 1e-8
 
 

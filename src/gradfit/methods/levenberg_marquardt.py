@@ -1,19 +1,14 @@
 r"""Levenberg-Marquardt: damped Gauss-Newton with the exact Jacobian.
 
-Each step solves, by a singular value decomposition of the column-scaled Jacobian (never of :math:`J^T J`, whose condition is
-squared),
-
-.. math:: \min_\delta \lVert J\delta + r \rVert^2 + \lambda \lVert D \delta \rVert^2
-
-with D the largest column norms of J seen so far, so that neither x, y nor the parameters need scaling. The damping follows
-the ratio of the actual to the predicted gain. At the end undamped steps remove what the damping left, down to rounding.
-Bounds: parameters that stand at a bound and would leave it are held for the step; the rest of the step is cut at the bounds.
+Each step is the one of :mod:`gradfit.methods.gauss_newton`, scaled by the largest column norms of J seen so far, so that
+neither x, y nor the parameters need scaling. This file decides how far to trust it: the damping follows the ratio of the actual
+to the predicted gain. At the end undamped steps remove what the damping left, down to rounding.
 
 References
 ----------
 Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978 (scaling by D);
 Nielsen, *Damping parameter in Marquardt's method*, IMM-REP-1999-05 (update of the damping);
-Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (projection onto bounds).
+Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (bounds).
 """
 
 from __future__ import annotations
@@ -26,6 +21,7 @@ import torch
 
 from gradfit.compiler.kernel import Linearization
 from gradfit.errors import ModelError, OptionError
+from gradfit.methods.gauss_newton import GaussNewton
 from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.stopping import ARRIVED, EarlyStopping, remaining_distance
 from gradfit.typing import Floats
@@ -34,6 +30,7 @@ MAX_DAMPING = 1e20
 POLISH = 50  # undamped steps at the end, at most: where residuals are large each removes only a third of the error
 POLISHED = 1e-10  # of the residual: what is left then is in no digit of the result
 PLATEAU = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
+FAIR = 1e-4  # of the predicted gain must be real
 WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
 SMALL_STEP = 1e-14  # relative to the parameters, in units of D
 
@@ -104,33 +101,40 @@ class MarquardtRun:
             return Evaluation(before, validation, self.theta, np.full(len(self.theta), np.nan), {"damping": self.damping})
         gradient, used = self.near.gradient, self.damping
         with np.errstate(over="ignore", invalid="ignore"):  # a trial far out may overflow: it is looked at and not taken
-            status, detail = self._advance(gradient)
+            status, detail = self._advance()
             if status is Status.CONVERGED:
                 self._polish()
         return Evaluation(before, validation, self.theta.copy(), gradient, {"damping": used}, status, detail)
 
-    def _advance(self, gradient: Floats) -> tuple[Status | None, str]:
+    def _advance(self) -> tuple[Status | None, str]:
         """Raise the damping until a step lowers the loss; tell when none is worth taking."""
         near = self.near
         assert near is not None
         if len(self.theta) == 0:
             return Status.CONVERGED, "there is nothing to fit, every parameter is fixed"
-        directions = _Directions(near, self.norms, self._free(gradient))
+        directions = self._directions(near)
         while True:
-            trial = np.clip(self.theta + directions.step(self.damping), self.lower, self.upper)
-            moved = trial - self.theta
+            moved, cut = directions.step(self.damping)
             change = near.jacobian @ moved
             predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
             tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
-            if predicted <= WORTHLESS * abs(self.loss) or tiny:
+            worthless = predicted <= WORTHLESS * abs(self.loss)
+            if tiny or (worthless and not cut):
                 return self._arrived(directions.free)
-            loss = self._loss_at(trial)
-            gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
-            if gain > 1e-4 and self._accept(trial, loss, gain):
+            if not worthless and self._try(np.clip(self.theta + moved, self.lower, self.upper), predicted):
                 return None, ""
             self.damping, self.growth = self.damping * self.growth, self.growth * 2
             if not self.damping < MAX_DAMPING:
                 return self._arrived(directions.free)
+
+    def _try(self, trial: Floats, predicted: float) -> bool:
+        """Move there if the loss falls by a fair part of what was predicted."""
+        loss = self._loss_at(trial)
+        gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
+        return gain > FAIR and self._accept(trial, loss, gain)
+
+    def _directions(self, near: Linearization) -> GaussNewton:
+        return GaussNewton(near, self.norms, self.theta, self.lower, self.upper)
 
     def _arrived(self, free: np.ndarray) -> tuple[Status, str]:
         """No step is worth taking: say whether this is a minimum."""
@@ -169,21 +173,26 @@ class MarquardtRun:
             near = self.near
             if near is None or len(self.theta) == 0:
                 return
-            directions = _Directions(near, self.norms, self._free(near.gradient))
+            directions = self._directions(near)
             if directions.explained <= POLISHED * np.linalg.norm(near.residual):
                 return
-            trial = np.clip(self.theta + directions.step(0.0), self.lower, self.upper)
+            trial = np.clip(self.theta + directions.step(0.0)[0], self.lower, self.upper)
             loss = self._loss_at(trial)
-            if not loss <= self.loss * (1 + 1e-12) or np.array_equal(trial, self.theta):
+            if not loss <= self.loss + self._rounding(near) or np.array_equal(trial, self.theta):
                 return
             here = self.theta
             self.theta = trial
             further = self._linearize()
-            left = math.inf if further is None else _Directions(further, self.norms, self._free(further.gradient)).explained
+            left = math.inf if further is None else self._directions(further).explained
             if not left < directions.explained:
                 self.theta = here
                 return
             self.loss, self.near = loss, further
+
+    def _rounding(self, near: Linearization) -> float:
+        """How far off a loss may be computed: a residual is a difference of two numbers as large as the prediction."""
+        prediction, residual = np.linalg.norm(near.prediction * near.weight), np.linalg.norm(near.residual)
+        return 8 * np.finfo(np.float64).eps * float(prediction * residual) / len(near.residual) + 1e-12 * abs(self.loss)
 
     def _loss_at(self, trial: Floats) -> float:
         """Mean loss at a trial point; a model that raises there is as good as infinite."""
@@ -200,35 +209,8 @@ class MarquardtRun:
                 self.norms = np.maximum(self.norms, np.linalg.norm(near.jacobian, axis=0))
         return near
 
-    def _free(self, gradient: Floats) -> np.ndarray:
-        """Tell which parameters may move: those at a bound only away from it."""
-        return ~(((self.theta <= self.lower) & (gradient > 0)) | ((self.theta >= self.upper) & (gradient < 0)))
-
     def _validation_loss(self) -> float:
         if self.problem.validation is None:
             return math.nan
         with torch.no_grad():
             return self.problem.validation.mean_loss(self.theta)
-
-
-class _Directions:
-    """Damped Gauss-Newton steps at one point, for any damping, from one decomposition."""
-
-    def __init__(self, near: Linearization, norms: Floats, free: np.ndarray) -> None:
-        self.free = free
-        self.scale = np.where(norms > 0, norms, 1.0)[free]
-        scaled = near.jacobian[:, free] / self.scale
-        # First to a p x p triangle: the decomposition then costs nothing in n.
-        orthogonal, triangle = np.linalg.qr(scaled)
-        left, self.singular, self.right = np.linalg.svd(triangle)
-        self.projected = left.T @ (orthogonal.T @ near.residual)
-        self.explained = float(np.linalg.norm(self.projected))
-
-    def step(self, damping: float) -> Floats:
-        """Full parameter step, (p,); zero for held parameters."""
-        singular = self.singular
-        negligible = singular <= singular.max(initial=0.0) * len(singular) * np.finfo(float).eps
-        shrunk = np.where(negligible & (damping == 0), 0.0, singular / np.maximum(singular**2 + damping, np.finfo(float).tiny))
-        delta = np.zeros(len(self.free))
-        delta[self.free] = -(self.right.T @ (shrunk * self.projected)) / self.scale
-        return delta

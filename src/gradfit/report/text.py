@@ -69,7 +69,8 @@ def interval(estimate: Estimate) -> str:
     """The 95% interval with one digit more than the error shows."""
     if not math.isfinite(estimate.stderr) or estimate.stderr == 0:
         return ""
-    digits = max(4, math.ceil(math.log10(max(abs(estimate.value), estimate.stderr) / estimate.stderr)) + 3)
+    ratio = max(abs(estimate.value), estimate.stderr) / estimate.stderr
+    digits = min(max(4, math.ceil(math.log10(min(ratio, 1e15))) + 3), 17)
     return f"{estimate.lower:.{digits}g} to {estimate.upper:.{digits}g}"
 
 
@@ -92,7 +93,7 @@ def quality(record: FitRecord) -> list[str]:
         error = f" ± {losses.std(ddof=1) / math.sqrt(len(losses)):.2g}" if len(losses) > 1 else ""
         lines.append(f"cross-validated loss {losses.mean():.6g}{error} over {len(losses)} folds")
     if math.isfinite(good.chi_square):
-        dof = f"{record.n} points, {record.n - sum(not e.fixed and e.tied is None for e in record.estimates)} degrees of freedom"
+        dof = f"{record.n} points, {record.n - sum(not e.fixed and e.tied is None and not e.at_bound for e in record.estimates)} degrees of freedom"
         lines.append(f"chi² {good.chi_square:.6g}, reduced {good.reduced_chi_square:.6g} ({dof}), R² {good.r_squared:.6g}")
         lines.append(f"AIC {good.aic:.5g}, AICc {good.aicc:.5g}, BIC {good.bic:.5g}")
     if record.covariance_kind not in ("none", "least squares"):

@@ -143,8 +143,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def correlation(matrix: Floats) -> Floats:
     """Correlation matrix, (p, p): covariance over the product of the standard errors."""
-    errors = np.sqrt(np.diag(matrix))
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        errors = np.sqrt(np.diag(matrix))
         return np.asarray(matrix / np.outer(errors, errors))
 
 

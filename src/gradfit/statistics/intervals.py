@@ -40,7 +40,7 @@ class Band:
 
 def quantile(level: float, dof: float) -> float:
     """Two-sided quantile: Student's t with ``dof`` degrees of freedom, the normal one for infinity; NaN for dof <= 0."""
-    if isinstance(level, bool) or not 0 < level < 1:
+    if isinstance(level, (bool, str)) or not 0 < level < 1:
         raise OptionError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95.")
     if math.isinf(dof):
         return float(scipy.special.ndtri(0.5 + level / 2))

@@ -44,4 +44,5 @@ def _at(number: float, place: int, unit: int = 0) -> str:
     """Round at a power of ten and write in units of another."""
     rounded_value = Decimal(repr(number)).quantize(Decimal(1).scaleb(place))
     digits = max(unit - place, 0)
+    rounded_value = abs(rounded_value) if rounded_value == 0 else rounded_value  # no "-0"
     return f"{rounded_value.scaleb(-unit):.{digits}f}"

@@ -81,7 +81,7 @@ def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_loss
 def _on_bound(outcome: Outcome, setting: Setting) -> np.ndarray:
     """Tell which free parameters ended on a bound, (p,): they have no error, and take no degree of freedom."""
     theta, parameters = outcome.solution.theta, setting.parameters
-    return _at(theta, parameters.lower) | _at(theta, parameters.upper)
+    return np.asarray(_at(theta, parameters.lower) | _at(theta, parameters.upper))
 
 
 def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
