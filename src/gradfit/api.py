@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from gradfit.compiler import eager
+from gradfit.compiler import calling, eager
 from gradfit.compiler.graph import from_dict
 from gradfit.data.dataset import Dataset, dataset
 from gradfit.data.sources import Table, read
@@ -21,10 +21,11 @@ from gradfit.data.split import k_folds, split
 from gradfit.drivers.monitor import Monitor
 from gradfit.drivers.single import cross_validate, fit_one
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, StorageError, unknown
-from gradfit.methods.gradient_descent import OPTIMIZERS, GradientDescent
+from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.linear_least_squares import LinearLeastSquares
 from gradfit.methods.method import Method
+from gradfit.methods.optimizers import OPTIMIZERS
 from gradfit.model import loss as losses
 from gradfit.model.model import Model, check_has_parameters, formula_model, function_model, module_model
 from gradfit.model.parameters import Parameter, Parameters, parameters
@@ -141,7 +142,7 @@ def fit(
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
     chosen = _method(_default_method(described, measure, train) if method is None else method, options)
-    kernel = eager.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described))
+    kernel = calling.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described))
     parts = [] if folds is None else _folds(train, folds, seed, held_out, known, described)
     spread = 1.0 if absolute_sigma or measure.kind == "likelihood" else None
     if absolute_sigma and sigma is None:
@@ -239,14 +240,12 @@ def _method(method: Any, options: dict[str, Any]) -> Method:
 
 
 def _unknown_option(name: str, method: str, known: list[str]) -> str:
-    """Say what the option may have meant: one of the method's, one of fit's, or one of another method."""
-    others = [other for other, argument in inspect.signature(fit).parameters.items() if argument.kind is argument.KEYWORD_ONLY]
-    descent = [other for other in inspect.signature(GradientDescent).parameters if other != "options"]
-    near = get_close_matches(name, others, n=1, cutoff=0.6)
-    if name in descent:
+    """Say what the option may have meant: one of the method's, one of fit's, or one of gradient descent."""
+    if name in inspect.signature(GradientDescent).parameters:
         return f"{name} belongs to gradient descent; name an optimizer too, such as method='adam'."
-    listed = f"method {method!r} has no option {name!r}; known: {', '.join(known) or 'none'}."
-    return f"{listed} Did you mean {near[0]!r}?" if near else listed
+    own = [other for other, argument in inspect.signature(fit).parameters.items() if argument.kind is argument.KEYWORD_ONLY]
+    near = get_close_matches(name, own, n=1, cutoff=0.6)
+    return unknown(f"option of method {method!r},", name, known, f"Did you mean {near[0]!r}?" if near else "")
 
 
 def _named(*given: Any) -> set[str]:

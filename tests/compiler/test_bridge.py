@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose
 from scipy.special import erf
 
 import gradfit
-from gradfit.compiler import eager
+from gradfit.compiler import calling
 from gradfit.compiler.bridge import HOSTS, SHARED, TWINS, Namespace, Untranslatable, on_tensors, twin
 from gradfit.data.dataset import Dataset
 from gradfit.model import loss as losses
@@ -33,7 +33,7 @@ def kernel_of(function, *, start=None, dtype=torch.float64):
     model = function_model(function, count=1, target="y")
     data = Dataset({model.data_names[0]: X}, np.cos(X), "y", None, np.arange(len(X)))
     known = parameters(model.defaults, start=start)
-    return eager.build(model, known, data, losses.resolve("squared", data), dtype=dtype)
+    return calling.build(model, known, data, losses.resolve("squared", data), dtype=dtype)
 
 
 def by_rows(function, theta):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 import gradfit
-from gradfit.compiler import eager
+from gradfit.compiler import calling
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
 from gradfit.model import loss as losses
@@ -31,7 +31,7 @@ def kernel_of(function, *, x=X, y=None, start=None, bounds=None, dtype=torch.flo
     target = np.cos(x) if y is None else y
     data = Dataset({model.data_names[0]: x.copy()}, target, "y", None, np.arange(len(x)))
     known = parameters(model.defaults, start=start, bounds=bounds)
-    return eager.build(model, known, data, losses.resolve("squared", data), dtype=dtype)
+    return calling.build(model, known, data, losses.resolve("squared", data), dtype=dtype)
 
 
 class WithoutForwardMode(torch.autograd.Function):
@@ -240,7 +240,7 @@ def test_a_vector_parameter_as_long_as_the_data_is_no_column():
 
     kernel = kernel_of(lambda x, c: x * c[0] + c[1:].sum(), start={"c": np.ones(12)})
     assert_allclose(kernel.jacobian(np.ones(12))[1][:, 0], X)
-    by_row = eager._row_by_row(model, ("x",))
+    by_row = calling._row_by_row(model, ("x",))
     value = by_row(x=torch.from_numpy(X), c=torch.arange(12.0, dtype=torch.float64), x0=torch.tensor(1.0))
     assert_allclose(value, np.where(X > 1, 11 * X, X))
 

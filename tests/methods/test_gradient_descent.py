@@ -14,7 +14,8 @@ from torch.optim import lr_scheduler, swa_utils
 import gradfit
 from gradfit import GradientDescent
 from gradfit.errors import OptionError, ParameterError
-from gradfit.methods.gradient_descent import OPTIMIZERS, SCALED, SCHEDULERS, Averaging
+from gradfit.methods.gradient_descent import Averaging
+from gradfit.methods.optimizers import OPTIMIZERS, SCALED, SCHEDULERS
 
 EPOCHS = 25
 START = {"w": 1.0, "b": 0.0}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradfit.compiler import eager
+from gradfit.compiler import calling
 from gradfit.data.dataset import dataset
 from gradfit.data.sources import read
 from gradfit.methods import scaling
@@ -22,7 +22,7 @@ def problem(model, x, y, start, *, bounds=None):
     described = function_model(model, count=1, target="y")
     data = dataset(read({"x": x, "y": y}), described.data_names, "y")
     known = parameters(described.defaults, start=start, bounds=bounds)
-    kernel = eager.build(described, known, data, losses.resolve("squared", data), dtype=torch.float64)
+    kernel = calling.build(described, known, data, losses.resolve("squared", data), dtype=torch.float64)
     return Problem(kernel, known, torch.float64)
 
 

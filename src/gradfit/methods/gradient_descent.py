@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -27,66 +27,21 @@ from torch.optim import Optimizer, lr_scheduler, swa_utils
 from gradfit.errors import OptionError, ParameterError, unknown
 from gradfit.methods import scaling
 from gradfit.methods.method import Evaluation, Problem, Status
+from gradfit.methods.optimizers import (
+    DEFAULT_EPOCHS,
+    DEFAULT_EPOCHS_LBFGS,
+    PER_BATCH,
+    SCALED,
+    Defaults,
+    count,
+    find_optimizer,
+    find_scheduler,
+    known_options,
+    needs_closure,
+    positive,
+)
 from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
-
-OPTIMIZERS: Mapping[str, type[Optimizer]] = {
-    name.lower(): value
-    for name, value in vars(torch.optim).items()
-    if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
-}
-SCHEDULERS: Mapping[str, Callable[..., Any]] = {
-    name.lower(): value
-    for name, value in {**vars(lr_scheduler), "SWALR": swa_utils.SWALR}.items()
-    if isinstance(value, type)
-    and issubclass(value, lr_scheduler.LRScheduler)
-    and not name.startswith("_")
-    and name != "LRScheduler"
-}
-PER_BATCH = (lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR)  # torch documents these as stepped after every batch
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """Settings in scaled units (see scaling.py) where the user gives none.
-
-    torch's own are made for networks: they would crawl or never settle. These were chosen by measurement, so that within the
-    default epochs each optimizer comes within 0.01 standard errors of the minimum of the problems in
-    tests/methods/test_gradient_descent.py, raw and in any units. With ``scale=False`` every default is torch's own.
-
-    Attributes
-    ----------
-    rate
-        Learning rate; None: 1/curvature.
-    falls_to
-        The rate falls exponentially, over all epochs, to this part of itself. Below 1 for optimizers that divide the gradient
-        by its own recent size: their steps do not shrink on the way to the minimum, so the rate has to.
-    options
-        Options of the optimizer whose defaults are not free of units, or in the way.
-    """
-
-    rate: float | None = None
-    falls_to: float = 1.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-SCALED: Mapping[str, Defaults] = {
-    "Adadelta": Defaults(10.0, falls_to=1e-8),
-    "Adafactor": Defaults(0.3, falls_to=1e-8),
-    "Adagrad": Defaults(0.2),
-    "Adam": Defaults(0.02),
-    "Adamax": Defaults(0.02),
-    "AdamW": Defaults(0.02, options={"weight_decay": 0.0}),  # a decay nobody asked for would pull the answer towards zero
-    "ASGD": Defaults(options={"lambd": 0.0}),  # the same decay by another name
-    # Without a line search LBFGS leaves curved problems; with torch's tolerances it stops before the sixth digit.
-    "LBFGS": Defaults(1.0, options={"line_search_fn": "strong_wolfe", "tolerance_grad": 0.0, "tolerance_change": 0.0}),
-    "NAdam": Defaults(0.01),
-    "RAdam": Defaults(0.02),
-    "RMSprop": Defaults(0.015, falls_to=1e-8),
-    "Rprop": Defaults(0.01, options={"step_sizes": (1e-16, 50.0)}),
-}
-DEFAULT_EPOCHS = 5000
-DEFAULT_EPOCHS_LBFGS = 100  # each is up to max_iter steps of its own
 
 
 @dataclass(frozen=True)
@@ -114,7 +69,7 @@ class Averaging:
         if not (isinstance(self.decay, Real) and 0 <= self.decay <= 1):
             raise OptionError(f"decay is {self.decay!r}; expected a number from 0 to 1.")
         if self.start is not None:
-            _count("start", self.start)
+            count("start", self.start)
 
 
 class GradientDescent:
@@ -176,13 +131,13 @@ class GradientDescent:
         scale: bool | None = None,
         **options: Any,
     ) -> None:
-        self.optimizer = _optimizer(optimizer)
+        self.optimizer = find_optimizer(optimizer)
         self.name = self.optimizer.__name__
-        self.learning_rate = _positive("learning_rate", learning_rate)
+        self.learning_rate = positive("learning_rate", learning_rate)
         default_epochs = DEFAULT_EPOCHS_LBFGS if self.name == "LBFGS" else DEFAULT_EPOCHS
-        self.max_steps = _count("epochs", default_epochs if epochs is None else epochs)
-        self.batch_size = None if batch_size is None else _count("batch_size", batch_size)
-        self.scheduler = _scheduler(scheduler)
+        self.max_steps = count("epochs", default_epochs if epochs is None else epochs)
+        self.batch_size = None if batch_size is None else count("batch_size", batch_size)
+        self.scheduler = find_scheduler(scheduler)
         self.scheduler_options = dict(scheduler_options or {})
         if self.scheduler is None and self.scheduler_options:
             raise OptionError("scheduler_options were given without a scheduler; name one, such as scheduler='StepLR'.")
@@ -193,8 +148,8 @@ class GradientDescent:
         if scale not in (None, True, False):
             raise OptionError(f"scale is {scale!r}; expected True, False or None.")
         self.scale = scale
-        self.options = _known_options(self.optimizer, options)
-        self.needs_closure = _needs_closure(self.optimizer)
+        self.options = known_options(self.optimizer, options)
+        self.needs_closure = needs_closure(self.optimizer)
         self._try_out()
 
     def __repr__(self) -> str:
@@ -421,52 +376,6 @@ def _average_rule(averaging: Averaging) -> Any:
     return swa_utils.get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]
 
 
-def _optimizer(given: str | type[Optimizer]) -> type[Optimizer]:
-    if isinstance(given, str):
-        if given.lower() not in OPTIMIZERS:
-            raise OptionError(unknown("optimizer", given, (cls.__name__ for cls in OPTIMIZERS.values())))
-        given = OPTIMIZERS[given.lower()]
-    if not (isinstance(given, type) and issubclass(given, Optimizer)):
-        raise OptionError(f"optimizer is {given!r}; expected a name or a class of torch.optim, not an instance.")
-    if given.__name__ == "SparseAdam":
-        raise OptionError("SparseAdam takes sparse gradients only, and a fit's gradients are dense; use Adam.")
-    return given
-
-
-def _scheduler(given: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
-    if isinstance(given, str):
-        if given.lower() not in SCHEDULERS:
-            raise OptionError(unknown("scheduler", given, (getattr(s, "__name__", "") for s in SCHEDULERS.values())))
-        return SCHEDULERS[given.lower()]
-    if given is not None and not callable(given):
-        raise OptionError(f"scheduler is {given!r}; expected a name, a class, or a function of the optimizer.")
-    return given
-
-
-def _known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> dict[str, Any]:
-    known = [name for name in inspect.signature(optimizer).parameters if name not in ("self", "params", "lr")]
-    if options.get("differentiable"):
-        raise OptionError(
-            "differentiable=True is for gradients through the steps themselves, and a fit takes none; leave it out."
-        )
-    if "lr" in options:
-        raise OptionError("lr is called learning_rate here; write learning_rate=...")
-    for name in options:
-        if name not in known:
-            own = (
-                "learning_rate",
-                "epochs",
-                "batch_size",
-                "scheduler",
-                "scheduler_options",
-                "averaging",
-                "early_stopping",
-                "scale",
-            )
-            raise OptionError(unknown(f"option of {optimizer.__name__}", name, [*known, *own]))
-    return dict(options)
-
-
 def _averaging(given: str | Averaging | None, epochs: int) -> Averaging | None:
     averaging = Averaging(given) if isinstance(given, str) else given
     if averaging is not None and not isinstance(averaging, Averaging):
@@ -480,12 +389,6 @@ def _early_stopping(given: int | EarlyStopping | None) -> EarlyStopping | None:
     return given if given is None or isinstance(given, EarlyStopping) else EarlyStopping(given)
 
 
-def _needs_closure(optimizer: type[Optimizer]) -> bool:
-    """LBFGS evaluates the loss itself, several times a step: its ``step`` does not work without a closure."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty
-
-
 def _check_matrices(problem: Problem) -> None:
     parameters = problem.parameters
     flat = [name for name in parameters.free_names if parameters.packed or len(parameters.shape(name)) != 2]
@@ -494,17 +397,3 @@ def _check_matrices(problem: Problem) -> None:
             f"Muon makes the update of a matrix orthogonal, so it moves only matrices, and {', '.join(flat[:6])} is none; "
             "use it on the weights of a torch module (fix the biases, or leave them out), or use Adam."
         )
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not (value > 0 and math.isfinite(value)):
-        raise OptionError(f"{name} is {value!r}; expected a positive number.")
-    return float(value)
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise OptionError(f"{name} is {value!r}; expected a whole number, 1 or more.")
-    return int(value)

@@ -1,0 +1,303 @@
+"""The way to call a model: find one that works, and check what it gives.
+
+A model is called in the first of these ways that works:
+
+1. on tensors, all rows at once, numpy and math names translated (:mod:`gradfit.compiler.bridge`): exact derivatives;
+2. on numpy arrays, all rows at once: central finite differences, as scipy does;
+3. on tensors, one row at a time, for functions of single numbers (``if x > x0: ...``): exact derivatives;
+4. on numbers, one row at a time, for such functions without a torch counterpart: central finite differences.
+
+A way works when it gives one real value per row, twice the same, and its derivative by each parameter agrees with a finite
+difference: a model that turns a parameter into a plain number (``float(w)``) would otherwise lose its gradient unseen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfit.compiler.bridge import Untranslatable, on_tensors
+from gradfit.compiler.eager import Call, EagerKernel, tensors
+from gradfit.data.dataset import Dataset
+from gradfit.errors import ModelError
+from gradfit.model.loss import Loss
+from gradfit.model.model import Model
+from gradfit.model.parameters import Parameters
+from gradfit.typing import Floats
+
+AGREEMENT = 1e-3  # between a derivative and its finite difference in float64; a lost gradient is off by the whole
+SHRINKING = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # trial steps, until two agree: some models turn many times in a small step
+CHECKED_ROWS = 1000
+TRIALS = 3  # points at which a parameter may show that it matters
+
+
+def build(model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype) -> EagerKernel:
+    """Build the kernel of a model: find the way to call it, and check what it gives.
+
+    Raises
+    ------
+    ModelError
+        The model raises, gives a wrong shape or type, changes its data, or does not depend on a parameter.
+    """
+    kernel = EagerKernel(model.in_precision(dtype), parameters, loss, model.function, **tensors(data, dtype))
+    kernel = _way_to_call(kernel)
+    if model.kind != "module":  # a network may well have units that are silent at the start
+        _check_dependence(kernel)
+    return kernel
+
+
+# What a function written for the next way of calling says when it is called in this one.
+EXPECTED = ("Can't call numpy()", "Boolean value of Tensor", "truth value of an array", "can be converted to")
+
+
+def _way_to_call(kernel: EagerKernel) -> EagerKernel:
+    function, names = kernel.model.function, kernel.model.data_names
+    if kernel.model.kind != "function":
+        vectorised = replace(kernel, call=function, reason="formulas and modules are torch computations.")
+        _trial(vectorised)
+        return vectorised
+    translated = on_tensors(function)
+    row = "the model takes one row at a time; "
+    ways = [
+        replace(kernel, call=translated, reason="the model runs on tensors; derivatives by autograd."),
+        replace(kernel, call=function, numeric=True, reason="derivatives by finite differences"),
+        replace(kernel, call=_row_by_row(translated, names), reason=f"{row}derivatives by autograd."),
+        replace(kernel, call=_number_by_number(function, names), numeric=True, reason=f"{row}derivatives by finite differences"),
+    ]
+    failures: list[_Unusable] = []
+    for way in ways:
+        try:
+            _trial(way)
+        except _Unusable as failure:
+            failures.append(failure)
+            continue
+        why = f": {failures[-1] if 'row' in way.reason else failures[0]}." if failures and way.numeric else ""
+        return replace(way, reason=way.reason + why)
+    cause = next((failure for failure in failures if not failure.expected), failures[-1])
+    raise ModelError(
+        f"{kernel.model.label} cannot be evaluated at the start: {cause}{_advice(cause, kernel)}"
+    ) from cause.__cause__
+
+
+class _Unusable(Exception):
+    """One way of calling the model does not work; the text says why."""
+
+    @property
+    def expected(self) -> bool:
+        """Whether it only says that the function was written for another way."""
+        return isinstance(self.__cause__, Untranslatable) or any(part in str(self) for part in EXPECTED)
+
+
+def _advice(failure: _Unusable, kernel: EagerKernel) -> str:
+    mixed = "Double" in str(failure) and "Float" in str(failure)
+    if mixed and kernel.dtype == torch.float64:
+        return ". The model holds float32 values and the fit is in float64; pass dtype='float32', or make them float64."
+    return "."
+
+
+def _trial(kernel: EagerKernel) -> None:
+    """Call the model at the start and look at what comes back.
+
+    Raises
+    ------
+    ModelError
+        What no other way of calling could mend: a wrong shape, data changed in place, another result at each call.
+    _Unusable
+        What another way might mend.
+    """
+    start = torch.as_tensor(kernel.parameters.start, dtype=kernel.dtype).requires_grad_()
+    try:
+        prediction = _unharmed(kernel, start)
+    except ModelError:
+        raise
+    except Exception as error:
+        if kernel.model.kind != "function":
+            raise ModelError(f"{kernel.model.label} raised {type(error).__name__} at the start: {error}") from error
+        detail = str(error) if isinstance(error, Untranslatable) else f"{type(error).__name__}: {error}"
+        if "Can't call numpy()" in detail:
+            detail = "a numpy function was given a tensor (Can't call numpy() on Tensor)"
+        raise _Unusable(detail.rstrip(".")) from error
+    if not isinstance(prediction, Tensor):
+        raise _Unusable(f"the model gave {type(prediction).__name__} where a tensor of {kernel.n} predictions was expected")
+    if prediction.shape != kernel.target.shape:
+        raise ModelError(
+            f"{kernel.model.label} gave shape {tuple(prediction.shape)} for {kernel.n} rows; expected ({kernel.n},), one value per row."
+        )
+    if prediction.is_complex() or not prediction.is_floating_point():
+        raise ModelError(f"{kernel.model.label} gave values of type {prediction.dtype}; expected real floating-point numbers.")
+    if kernel.model.kind == "function":
+        _check_repeats(kernel, prediction)
+        lost = () if kernel.numeric else _lost_gradients(kernel)
+        if lost:
+            raise _Unusable(
+                f"the model turns {', '.join(lost)} into a plain number, which loses its gradient "
+                "(no float(), int(), .item(), .detach(), torch.tensor() of a parameter)"
+            )
+
+
+def _unharmed(kernel: EagerKernel, theta: Tensor) -> Any:
+    """Predict; put the data back and refuse the model if it changed them."""
+    before = {name: column.clone() for name, column in kernel.columns.items()}
+    try:
+        return kernel.predict(theta)
+    finally:
+        changed = [name for name, column in kernel.columns.items() if not torch.equal(column, before[name])]
+        for name in changed:
+            kernel.columns[name].copy_(before[name])
+        if changed:
+            raise ModelError(f"{kernel.model.label} changes its input {changed[0]!r} in place; compute a new array instead.")
+
+
+def _check_repeats(kernel: EagerKernel, first: Tensor) -> None:
+    """Refuse a model that draws random numbers: no method could tell its noise from a descent."""
+    with torch.no_grad():
+        again = kernel.predict(torch.as_tensor(kernel.parameters.start, dtype=kernel.dtype))
+    if not torch.allclose(again, first.detach(), rtol=1e-5, atol=0, equal_nan=True):
+        raise ModelError(
+            f"{kernel.model.label} gives other values when called again with the same parameters; "
+            "draw its random numbers once, outside, or keep no state between calls."
+        )
+
+
+# --- is the gradient whole? --------------------------------------------------------------------------------------------
+
+
+def _lost_gradients(kernel: EagerKernel) -> list[str]:
+    """Names of parameters whose derivative by autograd is not the derivative of the prediction.
+
+    A random mixture of rows is differentiated by each parameter, by autograd and by finite differences, at points a little
+    off the start (at the start itself derivatives may vanish, or have a kink).
+    """
+    wide = _in_double(kernel)
+    generator = np.random.default_rng(0)
+    off_start_first = _points_near(wide.parameters, generator, 3)[::-1]
+    waiting = {name: _direction(wide.parameters, name, generator) for name in wide.parameters.free_names}
+    lost = []
+    for theta in off_start_first:
+        for name in list(waiting):
+            verdict = _agrees(wide, theta, waiting[name], np.random.default_rng(1))
+            if verdict is not None:
+                del waiting[name]
+                lost += [] if verdict else [name]
+    return lost
+
+
+def _in_double(kernel: EagerKernel) -> EagerKernel:
+    wide = kernel.in_precision(torch.float64)
+    try:
+        wide.predict(torch.from_numpy(wide.parameters.start))
+    except Exception:  # noqa: BLE001 - a model with float32 weights of its own is checked in float32
+        return kernel
+    return wide
+
+
+def _direction(parameters: Parameters, name: str, generator: np.random.Generator) -> Floats:
+    """Give +1 or -1 for the elements of one parameter, 0 for the others."""
+    mine = np.repeat(
+        [other == name for other in parameters.free_names],
+        [math.prod(parameters.shape(other)) for other in parameters.free_names],
+    )
+    return np.where(mine, generator.choice([-1.0, 1.0], len(mine)), 0.0)
+
+
+def _agrees(kernel: EagerKernel, theta: Floats, signs: Floats, generator: np.random.Generator) -> bool | None:
+    """Compare autograd with a finite difference that has converged; None where there is none, or nothing changes."""
+    direction = signs * np.where(theta != 0, np.abs(theta), 1.0)
+    # Few rows: among very many, some always sit within one step of a jump.
+    rows = torch.zeros(kernel.n, dtype=kernel.dtype)
+    rows[generator.permutation(kernel.n)[:CHECKED_ROWS]] = 1.0
+    rows *= torch.from_numpy(generator.standard_normal(kernel.n))
+    point = torch.as_tensor(theta, dtype=kernel.dtype).requires_grad_()
+    projected = torch.dot(rows, kernel.predict(point).to(kernel.dtype))
+    slope = 0.0
+    if projected.requires_grad:
+        (gradient,) = torch.autograd.grad(projected, point, allow_unused=True)
+        slope = 0.0 if gradient is None else float(gradient.double() @ torch.from_numpy(direction))
+    agreement = AGREEMENT if kernel.dtype == torch.float64 else 0.1
+    difference = _converged(kernel, theta, direction, rows, agreement)
+    if difference is None or not np.isfinite(slope):
+        return None
+    value, rounding = difference
+    scale = max(abs(slope), abs(value))
+    return None if agreement * scale <= rounding else bool(abs(slope - value) <= agreement * scale + rounding)
+
+
+def _converged(
+    kernel: EagerKernel, theta: Floats, direction: Floats, rows: Tensor, agreement: float
+) -> tuple[float, float] | None:
+    """Shrink the step until two central differences agree; give the second, and its error by rounding."""
+    before = np.nan
+    for shrink in SHRINKING:
+        with torch.no_grad():
+            ahead, behind = (
+                kernel.predict(torch.as_tensor(theta + sign * shrink * direction * _step(kernel), dtype=kernel.dtype))
+                for sign in (1.0, -1.0)
+            )
+        step = 2 * shrink * _step(kernel)
+        unit = float(torch.finfo(ahead.dtype).eps) if ahead.is_floating_point() else 1.0
+        difference = float(torch.dot(rows, (ahead - behind).to(kernel.dtype))) / step
+        rounding = 10 * unit * float(torch.dot(rows.abs(), ahead.to(kernel.dtype).abs())) / step
+        if abs(difference - before) <= agreement * max(abs(difference), abs(before)) + rounding:
+            return difference, rounding
+        before = difference
+    return None
+
+
+def _step(kernel: EagerKernel) -> float:
+    return float(torch.finfo(kernel.dtype).eps ** (1 / 3))
+
+
+def _points_near(parameters: Parameters, generator: np.random.Generator, count: int) -> list[Floats]:
+    """Give the start and points a few percent off it, inside the bounds."""
+    start = parameters.start
+    if not len(start):
+        return []
+    shifts = [np.zeros(len(start)), *(generator.uniform(-0.05, 0.05, (count - 1, len(start))))]
+    size = np.where(start != 0, np.abs(start), 1.0)
+    return [np.clip(start + shift * size, parameters.lower, parameters.upper) for shift in shifts]
+
+
+def _check_dependence(kernel: EagerKernel) -> None:
+    """Refuse a parameter that moves no prediction, at the start or near it."""
+    generator = np.random.default_rng(0)
+    silent = np.ones(len(kernel.parameters.start), dtype=bool)
+    for theta in _points_near(kernel.parameters, generator, TRIALS):
+        derivative = kernel.jacobian(theta)[1]
+        silent &= (derivative == 0).all(axis=0)
+        if not silent.any():
+            return
+    names = [name for name, none in zip(kernel.parameters.free_elements, silent, strict=True) if none]
+    if names:
+        raise ModelError(
+            f"{kernel.model.label} does not depend on {', '.join(names)} near the start: no prediction changes with it. "
+            "Remove it from the model, fix it, or start where it matters."
+        )
+
+
+def _row_by_row(call: Call, names: tuple[str, ...]) -> Call:
+    """Call a function of single numbers once per row."""
+
+    def rows(**values: Tensor) -> Tensor:
+        data = {name: values.pop(name) for name in names}
+        if all(column.dim() == 0 for column in data.values()):
+            return call(**data, **values)  # type: ignore[no-any-return]
+        n, dtype = len(data[names[0]]), data[names[0]].dtype
+        parts = [call(**{name: column[row] for name, column in data.items()}, **values) for row in range(n)]
+        return torch.stack([torch.as_tensor(part, dtype=dtype) for part in parts])
+
+    return rows
+
+
+def _number_by_number(function: Call, names: tuple[str, ...]) -> Call:
+    """Call a function of plain numbers once per row."""
+
+    def rows(**values: Any) -> Any:
+        data = [values.pop(name).tolist() for name in names]
+        return np.asarray([function(**dict(zip(names, row, strict=True)), **values) for row in zip(*data, strict=True)])
+
+    return rows
