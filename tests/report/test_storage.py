@@ -220,9 +220,13 @@ def test_a_write_interrupted_by_hand_leaves_the_old_file_and_nothing_else(tmp_pa
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator may write anywhere")
-def test_a_read_only_folder_is_refused(tmp_path):
+def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
     (tmp_path / "fit.json").write_text("old")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # the administrator may write anywhere: say what others would hear
+        monkeypatch.setattr(storage.tempfile, "mkstemp", denied)
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="cannot be written"):
