@@ -87,7 +87,7 @@ def covariance(
     scale = 1.0 if known else _reduced(near.residual, dof)
     if not known and dof <= 0:
         reasons = [
-            r or f"{n} points and {len(inside)} parameters leave no degree of freedom to estimate errors from" for r in reasons
+            r or f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {len(inside)})" for r in reasons
         ]
         return Covariance(matrix, label, tuple(reasons), np.nan)
     inverse, undetermined = _inverse(near.jacobian[:, inside], exact)
