@@ -353,3 +353,15 @@ def test_columns_of_the_prediction_are_exact_to_the_last_bit(saved, here, capsys
     _, out, _ = call(capsys, "predict", saved, "new.csv")
     assert [float(row["t_u"]) for row in csv.DictReader(io.StringIO(out))] == [0.1, 1e-300, 12345678.900000001]
     assert np.isfinite([float(row["t_c"]) for row in csv.DictReader(io.StringIO(out))]).all()
+
+
+def test_an_interrupted_fit_says_so_in_one_line_and_writes_nothing(here, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradfit.api.fit", interrupted)
+    place = here / "fit.json"
+    assert cli.main(["fit", "t.csv", FORMULA, "--save", str(place)]) == 130
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "gradfit: interrupted\n")
+    assert not place.exists()

@@ -164,6 +164,10 @@ def _check_outputs(
         if place in taken:
             raise StorageError(f"{path!r} cannot be written: {taken[place]} by the same command; give another name.")
         taken[place] = f"{path!r} is written"
+    if html is not None or plot is not None:
+        from gradfit.report import plots
+
+        plots.require()
     if plot is not None and Path(plot).suffix.lower() not in PICTURES:
         raise StorageError(f"pictures cannot be written as {Path(plot).suffix!r}; give a name ending in {', '.join(PICTURES)}.")
 
@@ -315,11 +319,9 @@ def main(arguments: list[str] | None = None) -> int:
         code = app(given or ["--help"], prog_name="gradfit", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(error.format_message())
-    except typer.Abort:
-        return 130
     except GradfitError as error:
         return _complain(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("gradfit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `gradfit ... | head`
@@ -333,6 +335,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _tolerate_narrow_terminals() -> None:
     """Print ? for a letter that the terminal's encoding does not have, rather than fail after the fit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: there is nobody to read it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - it lives as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -64,12 +64,13 @@ class FitResult:
     @property
     def covariance(self) -> Floats:
         """Covariance of ``names``, (p, p), in parameter units squared; NaN where it cannot be vouched for."""
-        return self.record.covariance.copy()
+        p = len(self.record.names)
+        return self.record.covariance.copy() if self.record.covariance.size or p == 0 else np.full((p, p), np.nan)
 
     @property
     def correlation(self) -> Floats:
         """Correlation matrix of ``names``, (p, p)."""
-        return correlation(self.record.covariance)
+        return correlation(self.covariance)
 
     def intervals(self, level: float = 0.95, kind: str = "t") -> dict[str, tuple[float, float]]:
         """Interval of each parameter: value ± t * stderr, Student's t with ``dof`` degrees of freedom.

@@ -115,7 +115,7 @@ def _trial(kernel: EagerKernel) -> None:
         prediction = _unharmed(kernel, start)
     except ModelError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if kernel.model.kind != "function":
             raise ModelError(f"{kernel.model.label} raised {type(error).__name__} at the start: {error}") from error
         detail = str(error) if isinstance(error, Untranslatable) else f"{type(error).__name__}: {error}"

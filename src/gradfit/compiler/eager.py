@@ -176,7 +176,7 @@ def _naming(kernel: EagerKernel, theta: Tensor | Floats) -> Iterator[None]:
         yield
     except GradfitError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         free, numbers = kernel.parameters.free_elements, theta.tolist()
         where = ", ".join(f"{name} = {number:g}" for name, number in zip(free[:6], numbers, strict=False))
         raise ModelError(

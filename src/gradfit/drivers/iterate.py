@@ -80,8 +80,8 @@ class _Trail:
         self.rows.append(_slim(row) if self.slim else row)
 
     def lost(self, loss: float) -> bool:
-        """Tell whether a loss has no way back."""
-        return not (math.isfinite(loss) and loss <= self.ceiling)
+        """Tell whether a loss has no way back: grown beyond all measure, or falling without a floor."""
+        return not (math.isfinite(loss) and abs(loss) <= self.ceiling)
 
     def diverged(self, loss: float) -> Solution:
         """Go back to the lowest loss seen; nothing after it is worth keeping but its history."""

@@ -37,7 +37,7 @@ class Monitor:
     ) -> None:
         self.names, self.total, self.unit, self.every = names, total, unit, every
         self.out = out if out is not None else sys.stdout
-        self.bar_wanted = sys.stderr.isatty() if progress is None else progress
+        self.bar_wanted = (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
         self.bar: Progress | None = None
         self.shown_at = time.monotonic() + PATIENCE - REFRESH
 

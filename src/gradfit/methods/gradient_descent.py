@@ -220,8 +220,8 @@ class GradientDescent:
         name = getattr(self.scheduler, "__name__", self.scheduler)
         try:
             scheduler = self.scheduler(optimizer, **options)
-        except (ValueError, TypeError, KeyError) as error:
-            raise OptionError(f"the scheduler {name} refuses: {error}") from error
+        except Exception as error:
+            raise OptionError(f"the scheduler {name} refuses: {type(error).__name__}: {error}") from error
         if not callable(getattr(scheduler, "step", None)):
             raise OptionError(f"the scheduler {name} gave {scheduler!r}; expected a scheduler of torch.optim.lr_scheduler.")
         return scheduler
@@ -346,8 +346,9 @@ class DescentRun:
     def _step_scheduler(self, *watched: float) -> None:
         try:
             self.scheduler.step(*watched)
-        except ValueError as error:  # OneCycleLR with fewer steps than the fit takes
-            raise OptionError(f"the scheduler {type(self.scheduler).__name__} refuses at epoch {self.epoch}: {error}") from error
+        except Exception as error:  # OneCycleLR with fewer steps than the fit takes, a function of the user's that raises
+            what = f"{type(error).__name__}: {error}"
+            raise OptionError(f"the scheduler {type(self.scheduler).__name__} refuses at epoch {self.epoch}: {what}") from error
 
     def _averaged(self) -> swa_utils.AveragedModel | None:
         averaging = self.method.averaging

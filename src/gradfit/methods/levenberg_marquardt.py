@@ -120,12 +120,23 @@ class MarquardtRun:
             tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
             worthless = predicted <= WORTHLESS * abs(self.loss)
             if tiny or (worthless and not cut):
-                return self._arrived(directions.free)
+                return (None, "") if self._undamped(directions) else self._arrived(directions.free)
             if not worthless and self._try(np.clip(self.theta + moved, self.lower, self.upper), predicted):
                 return None, ""
             self.damping, self.growth = self.damping * self.growth, self.growth * 2
             if not self.damping < MAX_DAMPING:
                 return self._arrived(directions.free)
+
+    def _undamped(self, directions: GaussNewton) -> bool:
+        """Try the full step before giving up: along a nearly undetermined direction any damping hides the gain."""
+        near = directions.near
+        if remaining_distance(replace(near, jacobian=near.jacobian[:, directions.free])) <= ARRIVED:
+            return False
+        moved, _ = directions.step(0.0)
+        change = near.jacobian @ moved
+        predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
+        trial = np.clip(self.theta + moved, self.lower, self.upper)
+        return predicted > WORTHLESS * abs(self.loss) and self._try(trial, predicted)
 
     def _try(self, trial: Floats, predicted: float) -> bool:
         """Move there if the loss falls by a fair part of what was predicted."""

@@ -196,11 +196,14 @@ def _check_roles(
         raise ModelError(f"{both[0]!r} is a column of the data and was also given as a parameter; rename one.")
     unused = [column for column in columns if column not in data and column != target]
     slips = {name: _nearest(name, unused) for name in names if name not in {*columns, *parameters, *skip}}
+    if not data and names and not slips:
+        raise ModelError(f"the model has no parameters: {', '.join(names)} are columns.")
     if not data:
+        constant = f"For a constant write {names[0]} + 0*{unused[0]}." if len(names) == 1 and unused else ""
         hint = next((f"Did you mean {column!r}, not {name!r}?" for name, column in slips.items() if column), "")
         raise ModelError(
             f"no argument of the model is a column of the data; its names: {', '.join(names) or 'none'}; "
-            f"columns: {', '.join(columns)}. {hint or 'Write the columns as the table does.'}"
+            f"columns: {', '.join(columns)}. {hint or constant or 'Write the columns as the table does.'}"
         )
     for name, column in slips.items():
         if column:
@@ -240,7 +243,7 @@ def _arguments(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[
     except (TypeError, ValueError):
         raise ModelError(f"the arguments of {_label(function)} cannot be read; wrap it: def model(x, a, b): ...") from None
     arguments: dict[str, Parameter] = {}
-    options: set[str] = set()
+    options: set[str] = set(function.keywords) if isinstance(function, functools.partial) else set()  # bound by the caller
     for name, argument in signature.parameters.items():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             raise ModelError(

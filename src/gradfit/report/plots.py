@@ -65,6 +65,11 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
+def require() -> None:
+    """Raise MissingDependencyError now if pictures cannot be drawn later."""
+    _matplotlib()
+
+
 @cache
 def _fonts() -> list[str]:
     _matplotlib()

@@ -72,7 +72,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
         "estimates": tuple(_estimate(estimate) for estimate in fields["estimates"]),
         "names": tuple(fields["names"]),
         "warnings": tuple(fields["warnings"]),
-        "covariance": _array(fields["covariance"]).reshape(p, p),
+        "covariance": _array(fields["covariance"]).reshape((p, p) if fields["covariance"] else (0, 0)),
         "fold_losses": tuple(_number(loss) for loss in fields["fold_losses"]),
         "goodness": Goodness(**{name: _number(value) for name, value in fields["goodness"].items()}),
         "history": History({name: _column(values) for name, values in fields["history"].items()}),

@@ -107,6 +107,8 @@ def quality(record: FitRecord) -> list[str]:
 def strongest_correlation(record: FitRecord) -> str:
     """Name the pair of parameters that are hardest to tell apart, where that is worth a line."""
     tied = {estimate.name for estimate in record.estimates if estimate.tied is not None}  # correlated by definition
+    if not record.covariance.size:
+        return ""
     free = [index for index, name in enumerate(record.names) if name not in tied]
     matrix = np.nan_to_num(correlation(record.covariance[np.ix_(free, free)]))
     np.fill_diagonal(matrix, 0)

@@ -25,6 +25,7 @@ class History:
     ``history["train_loss"]`` is a column (steps,); ``history.row(500)`` the row of epoch 500; ``history.to_dict()`` plain
     lists, which any data frame takes. Columns: epoch (from 1), train_loss, validation_loss, learning_rate (or damping), one
     per free parameter, one per gradient (``grad_w``). Row e holds loss and gradient before step e, parameters after it.
+    A parameter that is named like another column stands under ``param_`` and its name.
     """
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
@@ -222,5 +223,7 @@ def history(solution_columns: Mapping[str, Floats], names: Sequence[str]) -> His
     table: dict[str, Any] = {"epoch": np.arange(1, steps + 1), **columns}
     if len(names) > MAX_COLUMNS:
         return History(table | {"grad_norm": np.linalg.norm(gradient, axis=1)})
-    table |= {name: theta[:, index] for index, name in enumerate(names)}
-    return History(table | {f"grad_{name}": gradient[:, index] for index, name in enumerate(names)})
+    slopes = {f"grad_{name}": gradient[:, index] for index, name in enumerate(names)}
+    taken = {*table, *slopes}
+    values = {f"param_{name}" if name in taken else name: theta[:, index] for index, name in enumerate(names)}
+    return History(table | values | slopes)

@@ -23,6 +23,8 @@ from gradfit.statistics.intervals import t_interval
 from gradfit.statistics.record import LEVEL, Estimate, FitRecord, ModelRecord, Points, history
 from gradfit.typing import Floats
 
+MAX_NAMED = 8  # names in one sentence
+LITTLE = 0.05  # of the target's variance: a model that explains less, from an assumed start, has probably missed its minimum
 MAX_POINTS = 5000  # rows kept for pictures
 BOUND_TOLERANCE = 1e-10
 
@@ -95,7 +97,8 @@ def _covariance(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Cova
     near, p = outcome.near, len(outcome.solution.theta)
     why = _why_no_errors(outcome, kernel)
     if near is None or why:
-        return Covariance(np.full((p, p), np.nan), "none", (why,) * p, math.nan)
+        unknown = np.full((p, p), np.nan) if p <= MAX_LINEARIZED else np.empty((0, 0))  # a network's would fill the memory
+        return Covariance(unknown, "none", (why,) * p, math.nan)
     return covariance(
         near,
         kind=kernel.loss_kind,
@@ -135,8 +138,8 @@ def _estimates(
     parameters, theta = setting.parameters, outcome.solution.theta
     point = torch.as_tensor(theta, dtype=torch.float64)
     values = parameters.all_values(point).numpy() if len(parameters.all_elements) else np.empty(0)
-    derivative = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()  # type: ignore[no-untyped-call]
-    full = propagate(spread.matrix, derivative)
+    full = _propagated(spread, parameters, point)
+    variances = np.diag(full) if full.size else np.full(len(values), np.nan)
     reasons = dict(zip(parameters.free_elements, spread.reasons, strict=True))
     bounds = dict(zip(parameters.free_elements, zip(parameters.lower, parameters.upper, strict=True), strict=True))
     at_bound = dict(zip(parameters.free_elements, _on_bound(outcome, setting), strict=True))
@@ -148,7 +151,7 @@ def _estimates(
         starts = np.ravel(spec.start)
         for offset, element in enumerate(elements(name, parameters.shape(name))):
             fixed = spec.fixed
-            stderr = 0.0 if fixed else math.sqrt(full[index, index]) if full[index, index] >= 0 else math.nan
+            stderr = 0.0 if fixed else math.sqrt(variances[index]) if variances[index] >= 0 else math.nan
             lower, upper = t_interval(float(values[index]), stderr, level=LEVEL, dof=dof)
             tied = spec.tied if isinstance(spec.tied, str) else getattr(spec.tied, "__name__", None) if spec.tied else None
             low, high = bounds.get(element, (-math.inf, math.inf))
@@ -161,7 +164,15 @@ def _estimates(
             if not fixed:
                 kept.append(index)
             index += 1
-    return tuple(estimates), tuple(estimates[i].name for i in kept), full[np.ix_(kept, kept)]
+    return tuple(estimates), tuple(estimates[i].name for i in kept), full[np.ix_(kept, kept)] if full.size else full
+
+
+def _propagated(spread: Covariance, parameters: Parameters, point: torch.Tensor) -> Floats:
+    """Covariance of all numbers, fixed and tied ones included; empty where that of the free ones is not held."""
+    if spread.matrix.shape[0] != len(point):
+        return spread.matrix
+    derivative = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()  # type: ignore[no-untyped-call]
+    return propagate(spread.matrix, derivative)
 
 
 def _goodness(outcome: Outcome, kind: str, setting: Setting) -> Goodness:
@@ -200,17 +211,25 @@ def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate],
     found = [] if status.success else [outcome.solution.message]
     assumed = [estimate.name for estimate in estimates if estimate.assumed]
     if assumed and not status.success:
-        found.append(f"no start was given for {', '.join(assumed)}: the fit began at a guess; pass start=.")
+        found.append(f"no start was given for {_some(assumed)}: the fit began at a guess; pass start=.")
+    found_nothing = _goodness(outcome, kernel.loss_kind, setting).r_squared < LITTLE
     by_reason: dict[str, list[str]] = {}
     for estimate in estimates:
         if estimate.reason and status.success:
             by_reason.setdefault(estimate.reason, []).append(estimate.name)
-    found += [f"no error is given for {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
+    found += [f"no error is given for {_some(names)}: {reason}." for reason, names in by_reason.items()]
+    if assumed and status.success and found_nothing:
+        found.append(f"the model explains almost nothing, from a start that was assumed for {_some(assumed)}; pass start=.")
     if setting.dropped:
         found.append(f"{setting.dropped} row{'s' * (setting.dropped != 1)} with missing values left out.")
     if kernel.numeric:
         found.append(kernel.reason)
     return tuple(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name a few of many."""
+    return ", ".join(names) if len(names) <= MAX_NAMED else f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
 
 
 def _model_record(setting: Setting) -> ModelRecord:
