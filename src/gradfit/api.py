@@ -133,6 +133,8 @@ def fit(
         The fit failed and ``on_failure="raise"``.
     """
     _check_choices(engine, on_failure, seed, every, out)
+    if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool):
+        raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".webp")
 
+INTERRUPTED = 130  # what shells give a program that was stopped by Ctrl-C
+
 app = typer.Typer(
     help="Fit parametric models to measured data by exact gradients, with honest uncertainties.",
     add_completion=False,
@@ -323,13 +325,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("gradfit: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `gradfit ... | head`
         _close_stdout()
         return 0
     except OSError as error:  # stdout goes to a full disk
         _close_stdout()
         return _complain(f"the output cannot be written: {error.strerror or error}; look at where it goes.")
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this exit
+        print("gradfit: interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0
 
 

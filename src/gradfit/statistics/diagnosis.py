@@ -35,7 +35,7 @@ A positive loss with a large constant added is read as flatter than it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -88,6 +88,10 @@ ADVICE = {
     "no validation": "The training loss cannot show overfitting; use validation=0.2 or folds=5 to see it.",
 }
 UNSTABLE = "Lower the learning rate, or let it decay; or use method='lm'."
+WIDENING = (
+    "Validation is far above training and no longer falls: more epochs will not close that gap. Use early_stopping, more data, "
+    "fewer parameters or a penalty."
+)
 EASIER = (
     "Validation is the lower one: its points are easier, or repeated in training. Draw both sets at random from the "
     "same data, each point once."
@@ -336,9 +340,11 @@ def _decide(
     rise = _rise(t, v, unit, n_validation)
     if rise:
         return _verdict("overfitting", [*courses, rise])
-    if moving:
-        return moving
     side, compared = _offset(t, v, n_train, n_validation)
+    if moving and side > 0 and v.next_fall <= v.tolerance:  # more epochs would only widen the gap
+        return replace(moving, reasons=(*moving.reasons, courses[1], compared), advice=WIDENING)
+    if moving:
+        return replace(moving, reasons=(*moving.reasons, courses[1]))
     if side:
         return _verdict("offset", [*courses, compared], None if side > 0 else EASIER)
     return _verdict("falling together", [*courses, compared])
