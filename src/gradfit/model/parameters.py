@@ -224,7 +224,11 @@ def _named(given: Any, specs: Mapping[str, Parameter], what: str) -> dict[str, A
             listed = list(given)
         except TypeError:
             listed = [given]
-        if what != "start" or len(listed) != len(specs) or isinstance(given, str):
+        if what == "start" and len(listed) != len(specs) and not isinstance(given, str):
+            raise ParameterError(
+                f"start has {len(listed)} values for {len(specs)} parameters: {', '.join(specs)}; give one for each, or a dict by name."
+            )
+        if what != "start" or isinstance(given, str):
             example = f"{what}={{{next(iter(specs))!r}: ...}}" if specs else f"{what}={{}}"
             raise ParameterError(f"{what} is {given!r}; expected a dict by parameter name, {example}, of {', '.join(specs)}.")
         return dict(zip(specs, listed, strict=True))
