@@ -173,7 +173,7 @@ def _lost_gradients(kernel: EagerKernel) -> list[str]:
     A random mixture of rows is differentiated by each parameter, by autograd and by finite differences, at points a little
     off the start (at the start itself derivatives may vanish, or have a kink).
     """
-    wide = _in_double(kernel)
+    wide = kernel.in_double()
     generator = np.random.default_rng(0)
     off_start_first = _points_near(wide.parameters, generator, 3)[::-1]
     waiting = {name: _direction(wide.parameters, name, generator) for name in wide.parameters.free_names}
@@ -185,15 +185,6 @@ def _lost_gradients(kernel: EagerKernel) -> list[str]:
                 del waiting[name]
                 lost += [] if verdict else [name]
     return lost
-
-
-def _in_double(kernel: EagerKernel) -> EagerKernel:
-    wide = kernel.in_precision(torch.float64)
-    try:
-        wide.predict(torch.from_numpy(wide.parameters.start))
-    except Exception:  # noqa: BLE001 - a model with float32 weights of its own is checked in float32
-        return kernel
-    return wide
 
 
 def _direction(parameters: Parameters, name: str, generator: np.random.Generator) -> Floats:

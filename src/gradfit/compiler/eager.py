@@ -90,6 +90,15 @@ class EagerKernel:
         sigma = None if self.sigma is None else self.sigma.to(dtype)
         return replace(self, model=model, call=call, columns=columns, target=self.target.to(dtype), sigma=sigma)
 
+    def in_double(self) -> EagerKernel:
+        """Give the kernel in float64; itself where the model insists on its own precision (float32 weights it holds)."""
+        wide = self.in_precision(torch.float64)
+        try:
+            wide.mean_loss(wide.parameters.start)
+        except (RuntimeError, ModelError):
+            return self
+        return wide
+
     def predict(self, theta: Tensor, columns: dict[str, Tensor] | None = None) -> Tensor:
         """Prediction of each row, (n,); differentiable."""
         inputs = self.columns if columns is None else columns

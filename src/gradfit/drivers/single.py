@@ -15,7 +15,7 @@ from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.iterate import Observer, iterate, sentence
-from gradfit.errors import ModelError
+from gradfit.methods.gauss_newton import held
 from gradfit.methods.method import Method, Problem, Solution, Status
 from gradfit.methods.stopping import ARRIVED, remaining_distance
 from gradfit.model.parameters import Parameters
@@ -73,8 +73,8 @@ def fit_one(
         distance = math.nan if near is None else _distance(near, solution.theta, parameters, spread)
         if not settled:
             solution = _judged(solution, method, distance, strict=kernel.model.kind != "module")
-    loss = _in_double(kernel).mean_loss(solution.theta)
-    validation_loss = None if held_out is None else _in_double(held_out).mean_loss(solution.theta)
+    loss = kernel.in_double().mean_loss(solution.theta)
+    validation_loss = None if held_out is None else held_out.in_double().mean_loss(solution.theta)
     return Outcome(solution, near, distance, loss, validation_loss)
 
 
@@ -103,21 +103,11 @@ def cross_validate(
     return np.array(losses, dtype=np.float64)
 
 
-def _in_double(kernel: EagerKernel) -> EagerKernel:
-    """Evaluate in float64, except a model that insists on its own precision."""
-    wide = kernel.in_precision(torch.float64)
-    try:
-        wide.mean_loss(wide.parameters.start)
-    except (RuntimeError, ModelError):
-        return kernel
-    return wide
-
-
 def _near(kernel: EagerKernel, theta: Floats) -> Linearization | None:
     """Linearize at the solution; None where that is too large, impossible or not finite."""
     if len(theta) > MAX_LINEARIZED:
         return None
-    near = _in_double(kernel).linearize(theta)
+    near = kernel.in_double().linearize(theta)
     finite = near is not None and np.isfinite(near.jacobian).all() and np.isfinite(near.residual).all()
     return near if finite else None
 
@@ -126,9 +116,8 @@ def _distance(near: Linearization, theta: Floats, parameters: Parameters, spread
     """Distance to the minimum in standard errors, along directions the bounds leave open; NaN without degrees of freedom."""
     if near.jacobian.shape[0] <= near.jacobian.shape[1]:
         return math.nan
-    gradient = near.gradient
-    held = ((theta <= parameters.lower) & (gradient > 0)) | ((theta >= parameters.upper) & (gradient < 0))
-    return remaining_distance(replace(near, jacobian=near.jacobian[:, ~held]), spread=spread)
+    moving = ~held(near, theta, parameters.lower, parameters.upper)
+    return remaining_distance(replace(near, jacobian=near.jacobian[:, moving]), spread=spread)
 
 
 def _judged(solution: Solution, method: Method, distance: float, *, strict: bool) -> Solution:

@@ -16,6 +16,11 @@ from gradfit.compiler.kernel import Linearization
 from gradfit.typing import Floats
 
 
+def held(near: Linearization, theta: Floats, lower: Floats, upper: Floats) -> np.ndarray:
+    """Tell which parameters stand at a bound beyond which the loss would fall, (p,)."""
+    return np.asarray(((theta <= lower) & (near.gradient > 0)) | ((theta >= upper) & (near.gradient < 0)))
+
+
 class GaussNewton:
     """Damped steps at one point, for any damping, from one decomposition.
 
@@ -32,8 +37,7 @@ class GaussNewton:
     def __init__(self, near: Linearization, norms: Floats, theta: Floats, lower: Floats, upper: Floats) -> None:
         self.near, self.theta, self.lower, self.upper = near, theta, lower, upper
         self.scale = np.where(norms > 0, norms, 1.0)
-        outward = ((theta <= lower) & (near.gradient > 0)) | ((theta >= upper) & (near.gradient < 0))
-        self.free = ~outward
+        self.free = ~held(near, theta, lower, upper)
         self.inside = _Decomposition(near.jacobian, near.residual, self.scale, self.free)
 
     @property
@@ -43,16 +47,16 @@ class GaussNewton:
 
     def step(self, damping: float) -> tuple[Floats, bool]:
         """Full step, (p,), within the bounds; and whether a bound cut it."""
-        held, delta, parts = ~self.free, np.zeros(len(self.theta)), self.inside
+        settled, delta, parts = ~self.free, np.zeros(len(self.theta)), self.inside
         while True:
-            delta = np.where(held, delta, parts.step(damping))
+            delta = np.where(settled, delta, parts.step(damping))
             reached = np.clip(self.theta + delta, self.lower, self.upper)
-            crossed = ~held & (reached != self.theta + delta)
+            crossed = ~settled & (reached != self.theta + delta)
             if not crossed.any():
-                return delta, bool((held & self.free).any())
-            held = held | crossed
-            delta = np.where(held, reached - self.theta, 0.0)
-            parts = _Decomposition(self.near.jacobian, self.near.residual + self.near.jacobian @ delta, self.scale, ~held)
+                return delta, bool((settled & self.free).any())
+            settled = settled | crossed
+            delta = np.where(settled, reached - self.theta, 0.0)
+            parts = _Decomposition(self.near.jacobian, self.near.residual + self.near.jacobian @ delta, self.scale, ~settled)
 
 
 class _Decomposition:

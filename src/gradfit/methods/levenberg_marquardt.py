@@ -115,8 +115,7 @@ class MarquardtRun:
         directions = self._directions(near)
         while True:
             moved, cut = directions.step(self.damping)
-            change = near.jacobian @ moved
-            predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
+            predicted = near.predicted_gain(moved)
             tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
             worthless = predicted <= WORTHLESS * abs(self.loss)
             if tiny or (worthless and not cut):
@@ -133,8 +132,7 @@ class MarquardtRun:
         if remaining_distance(replace(near, jacobian=near.jacobian[:, directions.free])) <= ARRIVED:
             return False
         moved, _ = directions.step(0.0)
-        change = near.jacobian @ moved
-        predicted = float(-(2 * near.residual @ change + change @ change)) / len(near.residual)
+        predicted = near.predicted_gain(moved)
         trial = np.clip(self.theta + moved, self.lower, self.upper)
         return predicted > WORTHLESS * abs(self.loss) and self._try(trial, predicted)
 
