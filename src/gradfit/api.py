@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from gradfit.compiler import calling, eager
-from gradfit.compiler.graph import from_dict
+from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset
 from gradfit.data.sources import Table, read
 from gradfit.data.split import k_folds, split

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from gradfit.compiler.eager import EagerKernel
-from gradfit.compiler.trace import trace
+from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
 from gradfit.data.sources import read
 from gradfit.errors import DataError, GradfitError, ModelError, OptionError, unknown

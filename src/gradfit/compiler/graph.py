@@ -1,139 +1,242 @@
-"""Graph: a computation of one row as plain values, so that a fitted model survives without its function.
+"""Graph: a computation on single numbers, with shared parts, as the tracer records it and the compiler lowers it.
 
-A graph is a list of elementwise ATen operators. It is stored as JSON and read back as data: only operators that torch itself
-tags as pointwise may appear, each is looked up by name, and nothing else is ever called.
+A node is an operation on nodes; a graph names its inputs and its outputs. Nodes carry operators, so that a formula such as
+``(a - b) / c`` written on nodes builds the graph of itself: the table of operators (:mod:`gradfit.compiler.ops`) is written
+that way.
+
+======================  =========================================================================================
+kind of operation       operations
+======================  =========================================================================================
+leaves                  input, constant
+arithmetic              add sub mul div neg
+comparison              lt le gt ge eq ne
+on conditions           and or xor not
+choice                  where (condition, value, otherwise)
+change of precision     double, single
+functions               those of :data:`gradfit.compiler.elementary.FUNCTIONS`, by name
+======================  =========================================================================================
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from gradfit.errors import StorageError
-
-MAX_NODES = 5000
-COPIES = {"lift_fresh_copy.default", "detach.default", "clone.default", "alias.default", "scalar_tensor.default"}
-DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.bool, torch.int64)}
+DTYPES = ("double", "single", "bool")
+COMPARISONS = frozenset(["lt", "le", "gt", "ge", "eq", "ne"])
+CONDITIONS = frozenset(["and", "or", "xor", "not", "isnan", "isinf", "isfinite", *COMPARISONS])
+ARITHMETIC = frozenset(["add", "sub", "mul", "div", "neg"])
+CASTS = frozenset(["double", "single"])
 
 
-@dataclass(frozen=True)
+class Untraceable(Exception):
+    """The computation is no graph of single numbers; the text says why."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """``name = operator(*arguments, **options)``; an argument is a number, None, or ``{"node": name}``."""
+    """``operation(*arguments)``, compared by identity.
 
-    name: str
-    operator: str
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
+    Attributes
+    ----------
+    operation
+        See the table above.
+    arguments
+        Nodes it is computed from.
+    dtype
+        "double", "single" or "bool": what it gives.
+    value
+        The number of a constant, the name of an input.
+    """
+
+    operation: str
+    arguments: tuple[Node, ...]
+    dtype: str
+    value: Any = None
+
+    def __add__(self, other: Operand) -> Node:
+        return apply("add", self, other)
+
+    def __radd__(self, other: Operand) -> Node:
+        return apply("add", other, self)
+
+    def __sub__(self, other: Operand) -> Node:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Node:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Node:
+        return apply("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Node:
+        return apply("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Node:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Node:
+        return apply("div", other, self)
+
+    def __neg__(self) -> Node:
+        return apply("neg", self)
+
+    def __lt__(self, other: Operand) -> Node:
+        return apply("lt", self, other)
+
+    def __le__(self, other: Operand) -> Node:
+        return apply("le", self, other)
+
+    def __gt__(self, other: Operand) -> Node:
+        return apply("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Node:
+        return apply("ge", self, other)
+
+    def equals(self, other: Operand) -> Node:
+        """Whether two numbers are equal; ``==`` compares nodes."""
+        return apply("eq", self, other)
+
+    def differs(self, other: Operand) -> Node:
+        """Whether two numbers differ; NaN differs from everything."""
+        return apply("ne", self, other)
+
+    def __and__(self, other: Operand) -> Node:
+        return apply("and", self, other)
+
+    def __or__(self, other: Operand) -> Node:
+        return apply("or", self, other)
+
+    def __xor__(self, other: Operand) -> Node:
+        return apply("xor", self, other)
+
+    def __invert__(self) -> Node:
+        return apply("not", self)
+
+    def __bool__(self) -> bool:
+        """Refuse to choose: a graph has no branches, only ``where``."""
+        raise Untraceable("it branches on values")
+
+
+Operand: TypeAlias = Node | float | bool
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Inputs by name, nodes in the order they are computed, and the name of the result."""
+    """Inputs by name, and the nodes of the results."""
 
-    inputs: tuple[str, ...]
-    nodes: tuple[Node, ...]
-    output: str
+    inputs: tuple[Node, ...]
+    outputs: tuple[Node, ...]
 
-    def evaluate(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Compute the result; the inputs broadcast, so one row or a million are the same call."""
-        known: dict[str, Any] = {name: values[name] for name in self.inputs}
-        for node in self.nodes:
-            operator = find(node.operator)
-            wanted = operator._schema.arguments
-            arguments = (_value(a, known, slot) for a, slot in zip(node.arguments, wanted, strict=False))
-            known[node.name] = operator(*arguments, **_options(node.options))
-        result = torch.as_tensor(known[self.output])
-        # A result that does not depend on the data still has one value per row.
-        return result.expand(np.broadcast_shapes(result.shape, *(values[name].shape for name in self.inputs)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain values for JSON."""
-        return {"inputs": list(self.inputs), "nodes": [asdict(node) for node in self.nodes], "output": self.output}
+    def nodes(self) -> list[Node]:
+        """All nodes that the outputs need, each after those it is computed from; without recursion."""
+        return ordered(self.outputs)
 
 
-def from_dict(stored: Any) -> Graph:
-    """Read a graph from plain values and check it.
+def ordered(outputs: Iterable[Node]) -> list[Node]:
+    """Sort what the outputs need so that each node comes after its arguments."""
+    known: set[Node] = set()
+    result: list[Node] = []
+    stack: list[tuple[Node, Iterator[Node]]] = []
+    for output in outputs:
+        if output in known:
+            continue
+        known.add(output)
+        stack.append((output, iter(output.arguments)))
+        while stack:
+            node, waiting = stack[-1]
+            following = next((argument for argument in waiting if argument not in known), None)
+            if following is None:
+                result.append(node)
+                stack.pop()
+            else:
+                known.add(following)
+                stack.append((following, iter(following.arguments)))
+    return result
 
-    Raises
-    ------
-    StorageError
-        Anything but a well-formed graph of known pointwise operators.
-    """
+
+def variable(name: str, dtype: str = "double") -> Node:
+    """Make an input."""
+    return Node("input", (), dtype, name)
+
+
+def constant(value: float | bool, dtype: str = "double") -> Node:
+    """Make a constant."""
+    return Node("constant", (), dtype, bool(value) if dtype == "bool" else float(value))
+
+
+def apply(operation: str, *operands: Operand) -> Node:
+    """Make a node; numbers take the dtype of the nodes they meet."""
+    arguments = _alike(operation, operands)
+    if operation in CONDITIONS:
+        dtype = "bool"
+    elif operation in CASTS:
+        dtype = operation
+    else:
+        dtype = arguments[-1].dtype
+    return Node(operation, arguments, dtype)
+
+
+def where(condition: Operand, value: Operand, otherwise: Operand) -> Node:
+    """Choose by a condition."""
+    test = condition if isinstance(condition, Node) else constant(condition, "bool")
+    value, otherwise = _alike("where", (value, otherwise))
+    return Node("where", (test, value, otherwise), value.dtype)
+
+
+def cast(node: Node, dtype: str) -> Node:
+    """Give the number in another precision; a condition becomes 1 or 0, a number a condition by being other than 0."""
+    if node.dtype == dtype:
+        return node
+    if dtype == "bool":
+        return node.differs(0.0)
+    if node.dtype == "bool":
+        return where(node, constant(1.0, dtype), constant(0.0, dtype))
+    if node.operation == "constant":
+        return constant(_rounded(node.value, dtype), dtype)
+    return Node(dtype, (node,), dtype)
+
+
+def _rounded(value: float, dtype: str) -> float:
+    return value if dtype == "double" else to_single(value)
+
+
+def to_single(value: float) -> float:
+    """Round to the nearest number of single precision."""
+    import struct
+
     try:
-        if len(stored["nodes"]) > MAX_NODES:
-            raise ValueError(f"{len(stored['nodes'])} operations; at most {MAX_NODES}")
-        nodes = tuple(
-            Node(str(n["name"]), str(n["operator"]), tuple(n["arguments"]), dict(n["options"])) for n in stored["nodes"]
-        )
-        graph = Graph(tuple(map(str, stored["inputs"])), nodes, str(stored["output"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"the stored model is no graph ({type(error).__name__}: {error}); the file is damaged.") from None
-    check(graph)
-    _try(graph)
-    return graph
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _alike(operation: str, operands: tuple[Operand, ...]) -> tuple[Node, ...]:
+    dtypes = {operand.dtype for operand in operands if isinstance(operand, Node)}
+    if len(dtypes) > 1:
+        raise TypeError(f"{operation} of {', '.join(sorted(dtypes))}; convert them to one precision first")
+    dtype = dtypes.pop() if dtypes else "double"
+    return tuple(operand if isinstance(operand, Node) else constant(operand, dtype) for operand in operands)
 
 
 def check(graph: Graph) -> None:
-    """Refuse a graph that uses a name before it is computed, or an operator that is not pointwise."""
-    known = set(graph.inputs)
-    for node in graph.nodes:
-        if len(node.arguments) > len(find(node.operator)._schema.arguments):
-            raise StorageError(f"the stored model gives {node.operator} {len(node.arguments)} arguments; the file is damaged.")
-        for argument in node.arguments:
-            if isinstance(argument, Mapping):
-                if not isinstance(argument.get("node"), str) or argument["node"] not in known:
-                    raise StorageError(f"the stored model uses {argument!r} before it is computed; the file is damaged.")
-            elif not isinstance(argument, (int, float, bool, type(None))):
-                raise StorageError(f"the stored model holds {argument!r} where a number was expected; the file is damaged.")
-        _options(node.options)
-        known.add(node.name)
-    if graph.output not in known:
-        raise StorageError(f"the stored model has no result {graph.output!r}; the file is damaged.")
+    """Refuse a graph that is not one: an unknown input, arguments of different kinds.
 
-
-def _try(graph: Graph) -> None:
-    """Compute one row: operators given the wrong number or kind of arguments show here, not at the first prediction."""
-    try:
-        row = graph.evaluate({name: torch.ones(1, dtype=torch.float64) for name in graph.inputs})
-    except (RuntimeError, TypeError, ValueError, OverflowError, AttributeError, IndexError) as error:
-        detail = str(error).partition("\n")[0]
-        raise StorageError(f"the stored model cannot be computed ({detail}); the file is damaged.") from None
-    if row.shape != (1,) or not row.is_floating_point():
-        raise StorageError(f"the stored model gives {row.dtype} of shape {tuple(row.shape)} for one row; the file is damaged.")
-
-
-def find(name: str) -> Any:
-    """Look up a pointwise ATen operator such as ``mul.Tensor``."""
-    packet, _, overload = name.partition(".")
-    plain = re.fullmatch(r"(?!__)[a-z0-9_]+\.(?!__)\w+", name, re.ASCII)
-    operator = getattr(getattr(torch.ops.aten, packet, None), overload, None) if plain else None
-    if not isinstance(operator, torch._ops.OpOverload) or not (torch.Tag.pointwise in operator.tags or name in COPIES):
-        raise StorageError(f"the stored model uses {name!r}, which is no pointwise operator of this torch; fit again here.")
-    if operator._schema.is_mutable:
-        raise StorageError(f"the stored model uses {name!r}, which changes its input; the file is damaged.")
-    if torch.Tag.nondeterministic_seeded in operator.tags:
-        raise StorageError(f"the stored model uses {name!r}, which draws random numbers; the file is damaged.")
-    return operator
-
-
-def _value(argument: Any, known: Mapping[str, Any], slot: Any) -> Any:
-    if isinstance(argument, Mapping):
-        return known[argument["node"]]
-    if argument is None or str(slot.type) not in ("Tensor", "Optional[Tensor]"):
-        return argument
-    return torch.tensor(argument, dtype=torch.float64 if isinstance(argument, float) else None)
-
-
-def _options(options: Mapping[str, Any]) -> dict[str, Any]:
-    for key, value in options.items():
-        if key == "dtype" and not (isinstance(value, str) and value in DTYPES):
-            raise StorageError(f"the stored model asks for dtype {value!r}; known: {', '.join(DTYPES)}.")
-        if key != "dtype" and not isinstance(value, (int, float, bool)):
-            raise StorageError(f"the stored model has the option {key}={value!r}; the file is damaged.")
-    return {key: DTYPES[value] if key == "dtype" else value for key, value in options.items()}
+    Raises
+    ------
+    AssertionError
+        A pass of the compiler is wrong.
+    """
+    inputs = set(graph.inputs)
+    for node in graph.nodes():
+        kinds = [argument.dtype for argument in node.arguments]
+        if node.operation == "input":
+            assert node in inputs, f"{node.value} is no input of the graph"
+        elif node.operation == "where":
+            assert kinds[0] == "bool" and kinds[1] == kinds[2] == node.dtype, f"where of {kinds}"
+        elif node.operation in ("and", "or", "xor", "not"):
+            assert set(kinds) == {"bool"}, f"{node.operation} of {kinds}"
+        elif node.arguments:
+            assert len(set(kinds)) == 1 and "bool" not in kinds, f"{node.operation} of {kinds}"

@@ -1,126 +1,432 @@
-"""A torch computation -> Graph: what a model does to one row, recorded by torch's own tracer."""
+"""A torch computation -> Graph: what torch does to each single number, recorded while torch does it.
+
+The recorder stands below autograd, where torch hands every operator to its CPU kernels (a ``TorchDispatchMode``): derivatives
+are recorded like anything else. Beside torch's memory it keeps one of its own: for each storage, an array of nodes, one per
+number. A view needs nothing done, because it is another way to look at the same storage; an operator that changes its
+argument writes nodes into it; an operator that only moves numbers (stack, index, flip) is run on their positions.
+
+What cannot be recorded raises :class:`~gradfit.compiler.graph.Untraceable` with the reason: an operator without a row in
+:mod:`gradfit.compiler.ops`, a branch on a value, a random number.
+"""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradfit.compiler.graph import COPIES, DTYPES, MAX_NODES, Graph, Node, check, find
-from gradfit.errors import StorageError
+from gradfit.compiler.graph import Graph, Node, Untraceable, apply, cast, constant, variable
+from gradfit.compiler.ops import OPS, compute
 
-# Constants made to look like a tensor; one row at a time they are plain numbers.
-FILLED = {"zeros_like.default": 0.0, "ones_like.default": 1.0}
+DTYPES = {torch.float64: "double", torch.float32: "single", torch.bool: "bool"}
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # held as doubles: exact to 2**53
+IGNORED = frozenset(["detach_", "set_", "resize_", "_record_function_enter_new", "_record_function_exit"])
+BRANCHES = frozenset(["_local_scalar_dense", "is_nonzero", "equal", "nonzero"])
+# Operators that only move numbers; new places are filled with 0.
+MOVES = frozenset(
+    [
+        "_unsafe_view", "_reshape_copy", "alias_copy", "cat", "clone", "contiguous", "diag_embed", "expand_copy", "flip", "gather",
+        "index", "index_select", "lift_fresh", "lift_fresh_copy", "new_empty_strided", "permute_copy", "repeat", "roll",
+        "select_backward", "select_copy", "slice_backward", "slice_copy", "squeeze_copy", "stack", "t_copy", "tril", "triu",
+        "unbind_copy", "unfold_copy", "unsqueeze_copy", "view_copy",
+    ]
+)  # fmt: skip
+FILLED: Mapping[str, float] = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0, "zero": 0.0}
 
 
-def trace(call: Callable[..., Any], example: Mapping[str, Tensor]) -> Graph | str:
-    """Record ``call(**values)`` for scalar values.
+class Recorder(TorchDispatchMode):
+    """Records what torch does to the tensors given to :meth:`watch`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory: dict[int, tuple[torch.UntypedStorage, np.ndarray]] = {}
+        self.detached: list[Node] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave out a wrapper of torch's that would import its compiler, which takes seconds."""
+        return False
+
+    # --- the nodes of a tensor ----------------------------------------------------------------------------------------
+
+    def watch(self, tensor: Tensor, nodes: Sequence[Node]) -> Tensor:
+        """Let nodes stand for the numbers of a tensor."""
+        self.write(tensor, np.array(nodes, dtype=object).reshape(tensor.shape))
+        return tensor
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on what is watched."""
+        return tensor.untyped_storage()._cdata in self.memory
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """Nodes of a tensor, an object array of its shape; those of an unknown tensor are constants."""
+        if not self.knows(tensor):
+            return self._constants(tensor)
+        cells = self.memory[tensor.untyped_storage()._cdata][1]
+        found = cells[_places(tensor)]
+        return found if isinstance(found, np.ndarray) else _held(found)
+
+    def write(self, tensor: Tensor, nodes: np.ndarray) -> None:
+        """Put nodes where a tensor keeps its numbers."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.memory:
+            whole = torch.empty(0, dtype=tensor.dtype).set_(storage)  # type: ignore[call-overload]
+            self.memory[storage._cdata] = (storage, self._constants(whole))
+        self.memory[storage._cdata][1][_places(tensor).reshape(-1)] = nodes.reshape(-1)
+
+    def _constants(self, tensor: Tensor) -> np.ndarray:
+        if tensor.dtype not in DTYPES and tensor.dtype not in WHOLE:
+            raise Untraceable(f"it uses numbers of type {str(tensor.dtype).removeprefix('torch.')}")
+        if tensor.numel() > MAX_CONSTANTS:
+            raise Untraceable(f"it holds a constant array of {tensor.numel()} numbers")
+        values = tensor.detach().reshape(-1).tolist()
+        nodes = np.empty(len(values), dtype=object)
+        nodes[:] = [self.constant(value, dtype_of(tensor)) for value in values]
+        return nodes.reshape(tuple(tensor.shape))
+
+    def constant(self, value: float | bool, dtype: str) -> Node:
+        """Give the node of a number that torch holds and nobody watches."""
+        return constant(value, dtype)
+
+    def argument(self, value: Any) -> Any:
+        """Give what a plain number handed to an operator stands for: itself."""
+        return value
+
+    # --- recording ----------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let torch compute, and write down what it does to the nodes."""
+        kwargs = kwargs or {}
+        name = func._schema.name.partition("::")[2]
+        given = [tensor for tensor in _tensors((*args, *kwargs.values())) if self.knows(tensor)]
+        if name in BRANCHES and given:
+            return self.number(func, args)
+        _refuse(func, name)
+        unknown = name in IGNORED or not (given or self.concerned(args, kwargs))
+        changed = None if unknown else _changed(func, args, kwargs)
+        with torch.utils._python_dispatch._disable_current_modes():
+            if changed is not None:
+                self.write(changed, self.read(changed))  # before torch changes it
+            result = func(*args, **kwargs)
+        if unknown or (changed is None and _is_view(result, args)):
+            return result
+        with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+            self._record(func, name.removesuffix("_"), args, kwargs, result, changed)
+        return result
+
+    def number(self, func: Any, args: Any) -> Any:
+        """Refuse to give a number out of a watched tensor: Python would branch on it, or compute with it unseen."""
+        raise Untraceable("it branches on values, or turns them into plain numbers")
+
+    def concerned(self, args: Any, kwargs: Any) -> bool:
+        """Whether an operator on unknown tensors gives something to write down."""
+        return False
+
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, result: Any, changed: Tensor | None) -> None:
+        target = result if changed is None else changed
+        if name in ("_to_copy", "copy", "fill", "full_like", "new_full", *FILLED):
+            nodes = self._filled(name, args)
+        elif name in OPS:
+            nodes = self._elementwise(func, name, args, kwargs, target)
+        elif name in STRUCTURED:
+            nodes = STRUCTURED[name](self, *args, **kwargs)
+        elif name in MOVES:
+            self._moved(func, args, kwargs, result)
+            return
+        else:
+            raise Untraceable(f"it uses the torch operator {name}, which the compiled engine does not have")
+        self.write(target, _cast(np.broadcast_to(nodes, target.shape), dtype_of(target), whole=target.dtype in WHOLE))
+
+    def _filled(self, name: str, args: Any) -> np.ndarray:
+        if name in FILLED:
+            return np.array(constant(FILLED[name]), dtype=object)
+        value = args[{"full_like": 1, "fill": 1, "copy": 1, "new_full": 2}.get(name, 0)]
+        return self.read(value) if isinstance(value, Tensor) else np.array(self._node(value), dtype=object)
+
+    def _node(self, value: Any) -> Node:
+        found = self.argument(value)
+        return found if isinstance(found, Node) else constant(found)
+
+    def _elementwise(self, func: Any, name: str, args: Any, kwargs: Any, target: Tensor) -> np.ndarray:
+        dtype = _computing_dtype(target, args)
+        options = {
+            key: self.read(v).item() if isinstance(v, Tensor) else self.argument(v)
+            for key, v in kwargs.items()
+            if key not in ("out", "dtype") and v is not None
+        }
+        parts = [self.read(v) if isinstance(v, Tensor) else _held(self.argument(v)) for v in args]
+        shape = np.broadcast_shapes(*(part.shape for part in parts))
+        spread = [np.broadcast_to(part, shape) for part in parts]
+        nodes = np.empty(shape, dtype=object)
+        for place in np.ndindex(shape):
+            nodes[place] = compute(name, tuple(part[place] for part in spread), options, dtype)
+        return nodes
+
+    def _moved(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Run the operator on the positions of numbers, to see where it puts them."""
+        known: list[Node] = []
+        dtypes = {dtype_of(tensor) for tensor in _tensors((args, kwargs)) if tensor.dtype not in WHOLE}
+
+        def positions(tensor: Tensor) -> Tensor:
+            if tensor.dtype in WHOLE and not self.knows(tensor):
+                return tensor  # an index
+            nodes = self.read(tensor)
+            known.extend(nodes.reshape(-1))
+            first = len(known) - nodes.size + 1
+            return torch.arange(first, len(known) + 1, dtype=torch.int64).reshape(nodes.shape)
+
+        moved = func(*_mapped(positions, args), **_mapped(positions, kwargs))
+        nodes = np.array([constant(0.0, next(iter(dtypes), "double")), *known], dtype=object)
+        for target, places in zip(_tensors([result]), _tensors([moved]), strict=True):
+            self.write(target, _cast(nodes[places.numpy()], dtype_of(target)))
+
+
+MAX_CONSTANTS = 10_000
+MAX_NODES = 20_000  # a graph beyond would take minutes to compile
+
+
+def record(
+    call: Callable[..., Tensor | Sequence[Tensor]], example: Mapping[str, Tensor], *, recorder: Recorder | None = None
+) -> Graph:
+    """Record ``call(**tensors)``.
 
     Parameters
     ----------
     call
-        A model that treats each row by itself.
+        A torch computation that gives one tensor or several.
     example
-        One 0-dimensional float64 tensor per argument, all different (equal tensors would be taken for one).
+        A tensor per argument. The number 1 of a row's data has shape (1,).
 
     Returns
     -------
-    The graph; or a sentence that says why the model is none (it branches on data, mixes rows, uses matrices).
+    A graph whose inputs are the numbers of the arguments, ``name`` or ``name[k]``, and whose outputs those of the results.
+
+    Raises
+    ------
+    Untraceable
+        It is no graph of single numbers.
     """
-    names = tuple(example)
-
-    def positional(*values: Tensor) -> Any:
-        return call(**dict(zip(names, values, strict=True)))
-
+    recorder = recorder or Recorder()
+    inputs: list[Node] = []
+    watched = {}
+    for name, tensor in example.items():
+        nodes = [variable(element, dtype_of(tensor)) for element in elements(name, tensor)]
+        inputs += nodes
+        watched[name] = recorder.watch(tensor.clone(), nodes)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's remarks are ours to act on, not the user's
-            # functionalize: a temporary changed in place (t += b) is as good as a new one
-            recorded = make_fx(torch.func.functionalize(positional))(*example.values())
-    except Exception as error:  # noqa: BLE001 - whatever a model does under the tracer, the answer is "no graph"
+        with recorder:
+            given = call(**watched)
+    except Untraceable:
+        raise
+    except Exception as error:
         first = str(error).partition("\n")[0]
-        if "get value out of a tracing tensor" in first:
-            return "it branches on values, or turns them into plain numbers"
-        return f"it cannot be traced for one row ({type(error).__name__}: {first})"
-    recorded.graph.eliminate_dead_code()
-    try:
-        graph = _graph(names, recorded)
-        check(graph)
-    except (StorageError, _NotPlain) as refusal:
-        return str(refusal)
+        raise Untraceable(f"it cannot be traced for one row ({type(error).__name__}: {first})") from error
+    outputs = []
+    for tensor in (given,) if isinstance(given, Tensor) else given:
+        if not isinstance(tensor, Tensor):
+            raise Untraceable(f"it gives {type(tensor).__name__}, not a tensor")
+        outputs += list(recorder.read(tensor).reshape(-1))
+    graph = Graph(tuple(inputs), tuple(outputs))
+    if len(graph.nodes()) > MAX_NODES:
+        raise Untraceable(f"it has more than {MAX_NODES} operations")
     return graph
 
 
-class _NotPlain(Exception):
-    """The recorded computation holds more than elementwise operators on numbers."""
+def elements(name: str, tensor: Tensor) -> list[str]:
+    """Name the numbers of an argument: a single one by its name."""
+    if tensor.numel() == 1 and tensor.dim() < 2:
+        return [name]
+    return [f"{name}[{place}]" for place in range(tensor.numel())]
 
 
-def _graph(inputs: tuple[str, ...], recorded: fx.GraphModule) -> Graph:
-    placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
-    known: dict[fx.Node, Any] = {node: {"node": name} for node, name in zip(placeholders, inputs, strict=True)}
-    nodes: list[Node] = []
-    result: Any = None
-    for node in recorded.graph.nodes:
-        if node.op == "get_attr":
-            known[node] = _constant(getattr(recorded, str(node.target)))
-        elif node.op == "call_function":
-            name = str(node.target).removeprefix("aten.")
-            if name in COPIES and not isinstance(_known(node.args[0], known), Mapping):
-                known[node] = _known(node.args[0], known)  # a copy of a constant is the constant
-                continue
-            if name in FILLED or name == "full_like.default":
-                known[node] = FILLED[name] if name in FILLED else _known(node.args[1], known)
-                continue
-            _check_operator(name)
-            arguments = tuple(_known(argument, known) for argument in node.args)
-            own = f"v{len(nodes)}"
-            nodes.append(
-                Node(
-                    own,
-                    name,
-                    arguments,
-                    {key: _option(key, value) for key, value in node.kwargs.items() if value is not None},
-                )
-            )
-            known[node] = {"node": own}
-        elif node.op == "output":
-            result = _known(node.args[0], known)
-    if len(nodes) > MAX_NODES:
-        raise _NotPlain(f"it has more than {MAX_NODES} operations")
-    if not isinstance(result, Mapping):
-        raise _NotPlain("its result is a constant")
-    return Graph(inputs, tuple(nodes), result["node"])
+def dtype_of(tensor: Tensor) -> str:
+    """Precision in which a tensor's numbers are held."""
+    return "double" if tensor.dtype in WHOLE else DTYPES[tensor.dtype]
 
 
-def _check_operator(name: str) -> None:
-    try:
-        find(name)
-    except StorageError:
-        raise _NotPlain(f"it uses the torch operator {name}, which is not elementwise and without side effects") from None
+def _places(tensor: Tensor) -> np.ndarray:
+    """Where in its storage each number of a tensor lies, an array of the tensor's shape."""
+    places = np.array(tensor.storage_offset())
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        places = places[..., None] + stride * np.arange(size)
+    return places
 
 
-def _known(argument: Any, known: Mapping[fx.Node, Any]) -> Any:
-    if isinstance(argument, fx.Node):
-        return known[argument]
-    if argument is None or (isinstance(argument, (bool, int, float)) and math.isfinite(argument)):
-        return argument
-    raise _NotPlain(f"it uses {argument!r}, which is no number")
+def _cast(nodes: np.ndarray, dtype: str, *, whole: bool = False) -> np.ndarray:
+    result = np.empty(nodes.shape, dtype=object)
+    for place in np.ndindex(nodes.shape):
+        node = cast(nodes[place], dtype)
+        result[place] = apply("trunc", node) if whole and not (nodes[place].dtype == "bool" or node.operation == "constant") else node
+    return result
 
 
-def _constant(value: Any) -> float:
-    if isinstance(value, Tensor) and value.dim() == 0 and math.isfinite(float(value)):
-        return float(value)
-    raise _NotPlain("it holds a constant array")
+def _held(value: Any) -> np.ndarray:
+    """Hold one value in an array without shape."""
+    held = np.empty((), dtype=object)
+    held[()] = value
+    return held
 
 
-def _option(key: str, value: Any) -> Any:
-    if isinstance(value, torch.dtype) and str(value) in DTYPES:
-        return str(value)
-    if isinstance(value, (bool, int, float)):
-        return value
-    raise _NotPlain(f"it uses the option {key}={value!r}")
+def _computing_dtype(target: Tensor, args: Any) -> str:
+    """Precision of an operator: its result's, or where that is a condition the one its arguments are promoted to."""
+    if target.dtype != torch.bool:
+        return dtype_of(target)
+    tensors = [value for value in args if isinstance(value, Tensor)]
+    promoted = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    if len(tensors) == 1 and len(args) > 1:
+        promoted = torch.result_type(*args[:2])
+    return DTYPES.get(promoted, "double") if promoted != torch.bool else "double"
+
+
+def _refuse(func: Any, name: str) -> None:
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise Untraceable(f"it draws random numbers ({name})")
+
+
+def _changed(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Find the argument that an operator writes to."""
+    if not func._schema.is_mutable:
+        return None
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found = args[place] if place < len(args) else kwargs.get(argument.name)
+            if isinstance(found, Tensor):
+                return found
+    raise Untraceable(f"it uses the torch operator {func._schema.name}, which changes several tensors")
+
+
+def _is_view(result: Any, args: Any) -> bool:
+    """Whether an operator only looks at its argument's numbers in another way."""
+    outputs = _tensors([result])
+    storages = {tensor.untyped_storage()._cdata for tensor in _tensors(args)}
+    return bool(outputs) and all(tensor.untyped_storage()._cdata in storages for tensor in outputs)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return []
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def _mapped(change: Callable[[Tensor], Tensor], values: Any) -> Any:
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, (list, tuple)):
+        return type(values)(_mapped(change, value) for value in values)
+    if isinstance(values, Mapping):
+        return {key: _mapped(change, value) for key, value in values.items()}
+    return values
+
+
+# --- operators on several numbers at once ------------------------------------------------------------------------------
+
+
+def _reduced(combine: Callable[[Node, Node], Node]) -> Callable[..., np.ndarray]:
+    def reduce(
+        recorder: Recorder, tensor: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> np.ndarray:
+        nodes = recorder.read(tensor)
+        axes = tuple(range(nodes.ndim)) if dim is None or dim == [] else tuple(np.atleast_1d(dim))
+        axes = tuple(axis % max(nodes.ndim, 1) for axis in axes) if nodes.ndim else ()
+        moved = np.moveaxis(nodes, axes, range(len(axes))) if axes else nodes
+        kept = moved.shape[len(axes) :]
+        stacked = moved.reshape(-1, *kept)
+        result = np.empty(kept, dtype=object)
+        for place in np.ndindex(kept):
+            column = [cast(node, "double") if node.dtype == "bool" else node for node in stacked[(slice(None), *place)]]
+            result[place] = functools.reduce(combine, column) if column else constant(0.0)
+        return np.expand_dims(result, axes) if keepdim else result
+
+    return reduce
+
+
+def _mean(recorder: Recorder, tensor: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> np.ndarray:
+    total = _sum(recorder, tensor, dim, keepdim)
+    count = tensor.numel() / max(total.size, 1)
+    return np.array([node / count for node in total.reshape(-1)], dtype=object).reshape(total.shape)
+
+
+def _norm(
+    recorder: Recorder, tensor: Tensor, order: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> np.ndarray:
+    if order != 2:
+        raise Untraceable(f"it uses a vector norm of order {order}, which the compiled engine does not have")
+    total = _reduced(lambda a, b: a + b)
+    nodes = recorder.read(tensor)
+    squares = np.array([node * node for node in nodes.reshape(-1)], dtype=object).reshape(nodes.shape)
+    with_squares = _Nodes(squares)
+    summed = total(with_squares, tensor, dim, keepdim)
+    return np.array([apply("sqrt", node) for node in summed.reshape(-1)], dtype=object).reshape(summed.shape)
+
+
+class _Nodes:
+    """Nodes that stand for themselves, where a reduction wants a recorder to read from."""
+
+    def __init__(self, nodes: np.ndarray) -> None:
+        self.nodes = nodes
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        """Give them."""
+        return self.nodes
+
+
+def _dot(recorder: Recorder, first: Tensor, second: Tensor) -> np.ndarray:
+    return np.asarray(recorder.read(first) @ recorder.read(second), dtype=object)
+
+
+def _addmm(
+    recorder: Recorder, added: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1
+) -> np.ndarray:
+    if beta != 1 or alpha != 1:
+        raise Untraceable("it uses a scaled matrix product, which the compiled engine does not have")
+    return np.asarray(recorder.read(first) @ recorder.read(second) + recorder.read(added), dtype=object)
+
+
+def _index_put(
+    recorder: Recorder, tensor: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
+) -> np.ndarray:
+    """``tensor[mask] = number``: a choice for each number."""
+    if len(indices) != 1 or indices[0] is None or indices[0].dtype != torch.bool or values.numel() != 1 or accumulate:
+        raise Untraceable("it writes to chosen places of a tensor, which the compiled engine does not have")
+    mask, value = recorder.read(indices[0]), recorder.read(values).reshape(-1)[0]
+    return _elements(lambda old, chosen: compute("where", (chosen, value, old), {}, old.dtype), recorder.read(tensor), mask)
+
+
+def _elements(formula: Callable[..., Node], *arrays: np.ndarray) -> np.ndarray:
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    result = np.empty(shape, dtype=object)
+    spread = [np.broadcast_to(array, shape) for array in arrays]
+    for place in np.ndindex(shape):
+        result[place] = formula(*(array[place] for array in spread))
+    return result
+
+
+def _cumulated(recorder: Recorder, tensor: Tensor, dim: int, *, dtype: Any = None) -> np.ndarray:
+    return np.cumsum(recorder.read(tensor), axis=dim) if tensor.dim() else recorder.read(tensor)
+
+
+_sum = _reduced(lambda a, b: a + b)
+STRUCTURED: Mapping[str, Callable[..., np.ndarray]] = {
+    "sum": _sum,
+    "mean": _mean,
+    "prod": _reduced(lambda a, b: a * b),
+    "amax": _reduced(lambda a, b: apply("maximum", a, b)),
+    "amin": _reduced(lambda a, b: apply("minimum", a, b)),
+    "linalg_vector_norm": _norm,
+    "dot": _dot,
+    "mv": _dot,
+    "mm": _dot,
+    "addmm": _addmm,
+    "cumsum": _cumulated,
+    "index_put": _index_put,
+}
+

@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose
 
 import gradfit
 from gradfit.compiler.bridge import on_tensors
-from gradfit.compiler.graph import MAX_NODES, Graph, Node, find, from_dict
-from gradfit.compiler.trace import trace
+from gradfit.compiler.saved_graph import MAX_NODES, Graph, Node, find, from_dict
+from gradfit.compiler.saved_trace import trace
 from gradfit.errors import StorageError
 from gradfit.model.expression import FUNCTIONS
 
@@ -146,7 +146,7 @@ def test_what_is_no_graph_says_why(name):
 
 
 def test_a_model_of_too_many_operations_is_no_graph(monkeypatch):
-    monkeypatch.setattr("gradfit.compiler.trace.MAX_NODES", 20)
+    monkeypatch.setattr("gradfit.compiler.saved_trace.MAX_NODES", 20)
 
     def model(x, a):
         for _ in range(21):

@@ -1,0 +1,109 @@
+"""LLVM -> machine code: the one door to llvmlite's compiler, for the processor this runs on.
+
+A module is text in LLVM's language. It is optimised, turned into an object file, kept on disk under a key that names everything
+it was made from (:mod:`gradfit.compiler.cache`), and linked into the process. The key is asked for before the text is
+written, so that what was compiled before costs neither writing nor compiling.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from gradfit.compiler import cache
+from gradfit.compiler.elementary import register_symbols
+
+FORMAT = "1"  # of what this package writes into modules; a change makes everything compiled before unknown
+COMPILING = threading.RLock()  # llvmlite's objects are not for two threads at once
+
+
+@dataclass(frozen=True)
+class Target:
+    """The processor: its name and features, and how many bytes its vectors have."""
+
+    machine: Any = field(repr=False, compare=False)
+    description: str
+    vector_bytes: int
+
+    def width(self, dtype: str) -> int:
+        """How many numbers of a precision go into a vector."""
+        return self.vector_bytes // (8 if dtype == "double" else 4)
+
+
+@functools.cache
+def target() -> Target:
+    """Describe the processor this runs on."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    register_symbols()
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
+    triple = llvm.get_process_triple()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features.flatten(), opt=3, jit=True)
+    wide = 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+    description = f"{triple} {cpu} {features.flatten()} {llvm.llvm_version_info} {llvmlite.__version__} {FORMAT}"
+    return Target(machine, description, wide)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Compiled functions in memory; keeps them alive.
+
+    Attributes
+    ----------
+    addresses
+        Where each function begins.
+    """
+
+    addresses: Mapping[str, int]
+    engine: Any = field(repr=False, compare=False)
+
+
+def compiled(key: str, text: Callable[[], str]) -> bytes:
+    """Give the object file of a module.
+
+    Parameters
+    ----------
+    key
+        Names everything the module is made from, but for the processor.
+    text
+        Writes the module; called only where it was never compiled before.
+    """
+    with COMPILING:
+        name = f"{cache.key(target().description, key)}.o"
+        known = cache.read(name)
+        if known is None:
+            known = _object(text())
+            cache.write(name, known)
+        return known
+
+
+def _object(text: str) -> bytes:
+    machine = target().machine
+    module = llvm.parse_assembly(text)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = False  # kernels are written in vectors already
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+def load(objects: list[bytes], names: list[str]) -> Library:
+    """Link object files together and find functions in them."""
+    with COMPILING:
+        empty = llvm.parse_assembly("")
+        empty.triple = llvm.get_process_triple()
+        machine = llvm.Target.from_triple(empty.triple).create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
+        )
+        engine = llvm.create_mcjit_compiler(empty, machine)
+        for content in objects:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(content))
+        engine.finalize_object()
+        return Library({name: engine.get_function_address(name) for name in names}, engine)

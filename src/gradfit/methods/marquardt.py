@@ -1,0 +1,623 @@
+r"""Levenberg-Marquardt from start to end in loops over numbers, so that it runs as Python and compiles to machine code alike.
+
+Near a point the sum of squares is that of a linear problem, and each step solves
+
+.. math:: \min_\delta \lVert J\delta + r \rVert^2 \quad\text{with}\quad \lVert D\delta \rVert \le \Delta, \; l \le \theta + \delta \le u
+
+with D the largest column norms of J seen so far (Moré). The multiplier :math:`\lambda` of the first condition is the damping. How far
+the linear form can be trusted, the radius :math:`\Delta`, follows the ratio of the actual to the predicted gain.
+
+The arithmetic, once per point: :math:`[J\; r]` by Householder reflections to a triangle :math:`[R\; z]`, then the rows of
+:math:`[R D^{-1}\; z]` made orthogonal by Jacobi rotations, which leaves :math:`\sigma_i v_i^T` and :math:`u_i^T r` in row i. From these
+a step costs :math:`p^2` at any damping; :math:`J^T J`, whose condition is squared, is never formed.
+
+A parameter that stands at a bound beyond which the loss falls is held. One that a step would carry across a bound is set on it and
+the others are solved for again. A step onto a plateau, where a parameter has no effect left, is not taken: nothing there
+tells the way back. At the end undamped steps remove what the damping left, down to rounding.
+
+Nothing here allocates, raises or calls a library: :mod:`gradfit.compiler.solver` compiles it as it stands. The model comes as two
+functions, ``linearize(theta, context, system)``, which fills J (its p columns as the first p rows of ``system``) and r (the last
+row) and returns :math:`r^T r`, and ``sum_of_squares(theta, context)``, which only returns it. ``context`` is handed through.
+
+References
+----------
+Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978 (scaling by D, radius, multiplier);
+Golub, Van Loan, *Matrix Computations*, 4th ed., sections 5.2 (Householder) and 8.6.3 (one-sided Jacobi);
+Transtrum, Sethna, arXiv:1201.5885 (parameters that evaporate);
+Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (bounds).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Counters: TypeAlias = NDArray[np.int64]
+Linearize: TypeAlias = Callable[[Array, Any, Array], float]
+SumOfSquares: TypeAlias = Callable[[Array, Any], float]
+
+# What `advance` returns.
+RUNNING = 0  # the history is full; call again
+CONVERGED = 1
+PLATEAU = 2  # the parameters flagged in vectors[STILL] change nothing, or would not after any step that lowers the loss
+ROUGH = 3  # a step of numbers[DISTANCE] standard errors should lower the loss and does not
+UNDEFINED = 4  # the same, and the steps tried last led where the model is not finite
+NOT_FINITE = 5  # residuals or derivatives at the start are not finite
+
+# vectors, (VECTORS, p). The caller fills the first three; THETA moves.
+THETA, LOWER, UPPER = 0, 1, 2
+GRADIENT = 3  # J.T @ r; that of the mean loss is 2 / n times this
+NORMS = 4  # D, largest column norms of J so far
+COLUMNS = 5  # column norms of J here
+FREE = 6  # 1 where not held at a bound
+STILL = 7  # 1 where the parameter has, or would have, no effect left
+UNDETERMINED = 8  # share of the parameter in directions that the data do not determine, 0 to 1; NaN on a bound
+DELTA, TRIAL, TRIAL_GRADIENT, TRIAL_COLUMNS, MOVING = 9, 10, 11, 12, 13
+VECTORS = 14
+
+# numbers, (NUMBERS,). The caller fills the first two.
+RADIUS = 0  # before the start: of the first step, as a share of |D theta|. After it: Delta
+RANK_TOLERANCE = 1  # a singular value below this share of the largest counts as 0
+SUM = 2  # r.T @ r at theta
+REST = 3  # the part of it that no change of the parameters reaches
+SIGNAL = 4  # norm of prediction / sigma
+DAMPING = 5  # lambda of the last step
+DISTANCE = 6  # from the minimum, in standard errors
+TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
+NUMBERS = 10
+
+# counters, (COUNTERS,), int64, 0 at the start.
+STARTED, STEPS, LINEARIZATIONS, EVALUATIONS, REFUSAL = 0, 1, 2, 3, 4
+COUNTERS = 5
+
+# matrices, (MATRICES, p + 1, p + 2).
+TRIANGLE = 0  # row j < p: column j of R; row p: z = Q.T @ r
+INVERSE = 1  # (p, p): pseudo-inverse of J.T @ J, NaN for parameters on a bound
+WITHIN, REMAINING, SMALL = 2, 3, 4
+MATRICES = 5
+
+# history, (rows, HISTORY + 2 p): mean loss before the step, its damping, parameters after it, gradient of the mean loss before it.
+HISTORY = 2
+
+IN_VECTORS = ("dot", "subtract")  # whose sums may be taken in any order
+
+EPSILON = 2.220446049250313e-16
+MAX_TRIALS = 60  # of one step; each shortens the next by half at least
+MAX_SWEEPS = 30
+POLISH = 50  # undamped steps at the end, at most: where residuals are large each removes only a third of the error
+POLISHED = 1e-10  # of the residual: what is left then is in no digit of the result
+PLATEAU_EFFECT = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
+FAIR = 1e-4  # of the predicted gain must be real
+WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
+SMALL_STEP = 1e-14  # relative to the parameters, in units of D
+ARRIVED = 0.01  # standard errors: a distance nobody can see in the result
+SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this share of the prediction counts as arrived
+ON_BOUND = 1e-10  # relative
+
+
+def dot(rows: Array, i: int, j: int, start: int, stop: int) -> float:
+    """Inner product of two rows, from one element up to another."""
+    total = 0.0
+    for k in range(start, stop):
+        total += rows[i, k] * rows[j, k]
+    return total
+
+
+def subtract(rows: Array, i: int, j: int, factor: float, start: int, stop: int) -> None:
+    """Take a multiple of row j from row i, from one element up to another."""
+    for k in range(start, stop):
+        rows[i, k] -= factor * rows[j, k]
+
+
+def triangularize(columns: Array, count: int, length: int) -> None:
+    """Householder reflections: ``count`` columns, stored as rows, become a triangle; the row after them is reflected along."""
+    for j in range(min(count, length)):
+        head = columns[j, j]
+        tail = dot(columns, j, j, j + 1, length)
+        if tail > 0:
+            norm = -math.copysign(math.sqrt(head * head + tail), head)
+            columns[j, j] = head - norm
+            scale = 1 / (norm * (norm - head))
+            for i in range(j + 1, count + 1):
+                subtract(columns, i, j, scale * dot(columns, i, j, j, length), j, length)
+            columns[j, j] = norm
+
+
+def orthogonalize(rows: Array, count: int) -> None:
+    """Rotate pairs of rows until their first ``count`` elements are orthogonal; the next follows, the one after is the squared norm."""
+    for _ in range(MAX_SWEEPS):
+        largest = 0.0
+        for i in range(count):
+            rows[i, count + 1] = dot(rows, i, i, 0, count)
+        for i in range(count - 1):
+            for j in range(i + 1, count):
+                a, b, c = rows[i, count + 1], rows[j, count + 1], dot(rows, i, j, 0, count)
+                cosine = abs(c) / (math.sqrt(a) * math.sqrt(b)) if a > 0 and b > 0 else 0.0
+                if cosine > EPSILON * count:
+                    largest = max(largest, cosine)
+                    half = (b - a) / (2 * c)
+                    tangent = math.copysign(1.0, half) / (abs(half) + math.sqrt(1 + half * half))
+                    scale = 1 / math.sqrt(1 + tangent * tangent)
+                    for k in range(count + 1):
+                        x, y = rows[i, k], rows[j, k]
+                        rows[i, k] = scale * (x - tangent * y)
+                        rows[j, k] = scale * (y + tangent * x)
+                    rows[i, count + 1] = a - tangent * c
+                    rows[j, count + 1] = b + tangent * c
+        if largest < 1e-8:  # convergence is quadratic: the next sweep would find nothing
+            return
+
+
+def decompose(triangle: Array, vectors: Array, scale: int, flags: int, small: Array, rows: Array) -> int:
+    """Orthogonal rows of the flagged columns of [R z] over a scale, with z moved on by DELTA; give the number of columns."""
+    p = vectors.shape[1]
+    reach = min(p, triangle.shape[1])
+    for i in range(p):
+        small[p, i] = 0.0
+        if i < reach:
+            small[p, i] = triangle[p, i]
+            for j in range(i, p):
+                small[p, i] += triangle[j, i] * vectors[DELTA, j]
+    count = 0
+    for j in range(p):
+        if vectors[flags, j] > 0:
+            over = vectors[scale, j] if vectors[scale, j] > 0 else 1.0
+            for i in range(p):
+                small[count, i] = triangle[j, i] / over if i <= j and i < reach else 0.0
+            count += 1
+    for i in range(p):
+        small[count, i] = small[p, i]
+    triangularize(small, count, p)
+    for i in range(count):
+        for j in range(count + 1):
+            rows[i, j] = small[j, i] if i <= j else 0.0
+    orthogonalize(rows, count)
+    return count
+
+
+def negligible(rows: Array, count: int, tolerance: float) -> float:
+    """Give the squared singular value up to which a direction counts as undetermined."""
+    largest = 0.0
+    for i in range(count):
+        rows[i, count + 1] = dot(rows, i, i, 0, count)
+        largest = max(largest, rows[i, count + 1])
+    return largest * tolerance * tolerance
+
+
+def explained(rows: Array, count: int, limit: float) -> float:
+    """Squared norm of the residual's part that a change along the determined directions removes."""
+    total = 0.0
+    for i in range(count):
+        if rows[i, count + 1] > limit:
+            total += rows[i, count] * rows[i, count]
+    return total
+
+
+def step_within(rows: Array, count: int, vectors: Array, damping: float) -> None:
+    """DELTA of the MOVING parameters at a damping; without damping along the determined directions only."""
+    limit = negligible(rows, count, EPSILON * count) if damping == 0 else -1.0
+    k = 0
+    for j in range(vectors.shape[1]):
+        if vectors[MOVING, j] > 0:
+            total = 0.0
+            for i in range(count):
+                if rows[i, count + 1] > limit:
+                    total -= rows[i, k] * rows[i, count] / (rows[i, count + 1] + damping)
+            vectors[DELTA, j] = total / vectors[NORMS, j] if vectors[NORMS, j] > 0 else total
+            k += 1
+
+
+def damping_for(rows: Array, count: int, radius: float) -> float:
+    r"""The damping at which the step has the length of the radius, within a tenth; 0 where the whole step is within it.
+
+    Newton's method on :math:`1/\Delta - 1/\lVert y(\lambda) \rVert`, :math:`y_i = \sigma_i z_i / (\sigma_i^2 + \lambda)`, from below,
+    where it only rises: no :math:`|y_i|` alone may exceed :math:`\Delta`.
+    """
+    limit = negligible(rows, count, EPSILON * count)
+    damping, length = 0.0, 0.0
+    for i in range(count):
+        square, z = rows[i, count + 1], rows[i, count]
+        if square > limit:
+            length += z * z / square
+        damping = max(damping, math.sqrt(square) * abs(z) / radius - square)
+    if math.sqrt(length) <= 1.1 * radius:
+        return 0.0
+    for _ in range(20):
+        length, slope = 0.0, 0.0
+        for i in range(count):
+            over = rows[i, count + 1] + damping
+            square = rows[i, count + 1] * rows[i, count] * rows[i, count] / (over * over) if over > 0 else 0.0
+            length += square
+            slope += square / over if over > 0 else 0.0
+        norm = math.sqrt(length)
+        if norm <= 1.1 * radius:
+            return damping
+        damping += length / slope * (norm - radius) / radius
+    return damping
+
+
+def propose(matrices: Array, vectors: Array, count: int, damping: float) -> bool:
+    """DELTA, the full step within the bounds at a damping; tell whether a bound cut it."""
+    cut = False
+    for j in range(vectors.shape[1]):
+        vectors[MOVING, j], vectors[DELTA, j] = vectors[FREE, j], 0.0
+    step_within(matrices[WITHIN], count, vectors, damping)
+    while True:
+        crossed = False
+        for j in range(vectors.shape[1]):
+            wanted = vectors[THETA, j] + vectors[DELTA, j]
+            vectors[TRIAL, j] = min(max(wanted, vectors[LOWER, j]), vectors[UPPER, j])
+            if vectors[MOVING, j] > 0 and vectors[TRIAL, j] != wanted:
+                vectors[MOVING, j] = 0.0
+                crossed = cut = True
+        if not crossed:
+            return cut
+        for j in range(vectors.shape[1]):
+            vectors[DELTA, j] = 0.0 if vectors[MOVING, j] > 0 else vectors[TRIAL, j] - vectors[THETA, j]
+        moving = decompose(matrices[TRIANGLE], vectors, NORMS, MOVING, matrices[SMALL], matrices[REMAINING])
+        step_within(matrices[REMAINING], moving, vectors, damping)
+
+
+def descent_along(matrices: Array, vectors: Array) -> tuple[float, float]:
+    """For DELTA: by how much the sum of squares falls in the linear form, and half its initial rate of fall."""
+    p = vectors.shape[1]
+    rate, square = 0.0, 0.0
+    for i in range(p):
+        change = 0.0
+        for j in range(i, p):
+            change += matrices[TRIANGLE, j, i] * vectors[DELTA, j]
+        rate -= matrices[TRIANGLE, p, i] * change
+        square += change * change
+    return 2 * rate - square, rate
+
+
+def length_of(vectors: Array, row: int) -> float:
+    """Norm of a vector in units of D."""
+    total = 0.0
+    for j in range(vectors.shape[1]):
+        total += (vectors[NORMS, j] * vectors[row, j]) ** 2
+    return math.sqrt(total)
+
+
+def rounding(numbers: Array) -> float:
+    """How far off a sum of squares may be computed: a residual is a difference of two numbers as large as the prediction."""
+    return WORTHLESS * numbers[SUM] + 16 * EPSILON * numbers[SIGNAL] * math.sqrt(numbers[SUM])
+
+
+def look(
+    linearize: Linearize, context: Any, system: Array, offset: Array, vectors: Array, numbers: Array, counters: Counters
+) -> bool:
+    """Linearize at TRIAL, down to a triangle in ``system``; tell whether all is finite there."""
+    p, n = vectors.shape[1], offset.shape[0]
+    counters[LINEARIZATIONS] += 1
+    numbers[TRIAL_SUM] = total = linearize(vectors[TRIAL], context, system)
+    for j in range(p):
+        vectors[TRIAL_COLUMNS, j] = math.sqrt(dot(system, j, j, 0, n))
+        vectors[TRIAL_GRADIENT, j] = dot(system, j, p, 0, n)
+        total += vectors[TRIAL_COLUMNS, j] + vectors[TRIAL_GRADIENT, j]
+    if not math.isfinite(total):
+        return False
+    signal = 0.0
+    for i in range(n):
+        signal += (system[p, i] + offset[i]) ** 2
+    numbers[TRIAL_SIGNAL] = math.sqrt(signal)
+    triangularize(system, p, n)
+    numbers[TRIAL_REST] = dot(system, p, p, p, n)
+    return True
+
+
+def move(system: Array, matrices: Array, vectors: Array, numbers: Array) -> None:
+    """Go to TRIAL, where `look` has just been."""
+    p = vectors.shape[1]
+    for j in range(p + 1):
+        for i in range(p):
+            matrices[TRIANGLE, j, i] = system[j, i] if (i <= j and i < system.shape[1]) else 0.0
+    for j in range(p):
+        vectors[THETA, j], vectors[GRADIENT, j] = vectors[TRIAL, j], vectors[TRIAL_GRADIENT, j]
+        vectors[COLUMNS, j] = vectors[TRIAL_COLUMNS, j]
+        vectors[NORMS, j] = max(vectors[NORMS, j], vectors[COLUMNS, j])
+    numbers[SUM], numbers[REST], numbers[SIGNAL] = numbers[TRIAL_SUM], numbers[TRIAL_REST], numbers[TRIAL_SIGNAL]
+
+
+def release(vectors: Array, theta: int, gradient: int) -> None:
+    """FREE: all but the parameters that stand at a bound beyond which the loss falls. Clears DELTA."""
+    for j in range(vectors.shape[1]):
+        low = vectors[theta, j] <= vectors[LOWER, j] and vectors[gradient, j] > 0
+        high = vectors[theta, j] >= vectors[UPPER, j] and vectors[gradient, j] < 0
+        vectors[FREE, j] = 0.0 if low or high else 1.0
+        vectors[DELTA, j] = 0.0
+
+
+def is_still(vectors: Array, j: int, theta: int, columns: int, signal: float) -> bool:
+    """Tell whether a parameter has no effect left, and once had."""
+    size, least = abs(vectors[theta, j]), PLATEAU_EFFECT * signal
+    return vectors[columns, j] * size <= least < max(vectors[NORMS, j], vectors[columns, j]) * size
+
+
+def runs_onto_plateau(vectors: Array, numbers: Array) -> bool:
+    """Tell whether a parameter that has an effect here has none at TRIAL, and flag it."""
+    found = False
+    for j in range(vectors.shape[1]):
+        if is_still(vectors, j, TRIAL, TRIAL_COLUMNS, numbers[TRIAL_SIGNAL]):
+            if not is_still(vectors, j, THETA, COLUMNS, numbers[SIGNAL]):
+                vectors[STILL, j] = 1.0
+                found = True
+    return found
+
+
+def distance(matrices: Array, vectors: Array, numbers: Array, rows: int) -> float:
+    """Distance from the minimum in standard errors along the FREE parameters, as :func:`gradfit.methods.stopping.remaining_distance`."""
+    for j in range(vectors.shape[1]):
+        vectors[DELTA, j] = 0.0
+        if vectors[FREE, j] > 0 and vectors[COLUMNS, j] == 0:
+            return math.inf
+    count = decompose(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL], matrices[REMAINING])
+    limit = negligible(matrices[REMAINING], count, EPSILON * max(rows, count))
+    within = explained(matrices[REMAINING], count, limit)
+    p = vectors.shape[1]
+    rest = numbers[REST] + max(dot(matrices[TRIANGLE], p, p, 0, p) - within, 0.0)
+    guard = SINGLE_PRECISION * numbers[SIGNAL] / ARRIVED
+    return math.sqrt(within / (rest / max(rows - count, 1) + guard * guard)) if within > 0 else 0.0
+
+
+def judge(matrices: Array, vectors: Array, numbers: Array, counters: Counters, rows: int) -> int:
+    """No step is worth taking: say whether this is a minimum."""
+    onto = PLATEAU if counters[REFUSAL] == PLATEAU else CONVERGED
+    here = False
+    for j in range(vectors.shape[1]):
+        if vectors[FREE, j] > 0 and is_still(vectors, j, THETA, COLUMNS, numbers[SIGNAL]):
+            vectors[STILL, j] = 1.0
+            here = True
+    numbers[DISTANCE] = distance(matrices, vectors, numbers, rows)
+    if here:
+        return PLATEAU
+    if numbers[DISTANCE] <= ARRIVED:
+        return CONVERGED
+    return onto if onto == PLATEAU else UNDEFINED if counters[REFUSAL] == UNDEFINED else ROUGH
+
+
+def attempt(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Array,
+    offset: Array,
+    matrices: Array,
+    vectors: Array,
+    numbers: Array,
+    counters: Counters,
+    predicted: float,
+) -> bool:
+    """Go to TRIAL if the sum of squares falls by a fair part of what was predicted; it is left in TRIAL_SUM."""
+    counters[EVALUATIONS] += 1
+    counters[REFUSAL] = ROUGH
+    total = numbers[TRIAL_SUM] = sum_of_squares(vectors[TRIAL], context)
+    if not math.isfinite(total):
+        counters[REFUSAL] = UNDEFINED
+        return False
+    if not numbers[SUM] - total > FAIR * predicted:
+        return False
+    if not look(linearize, context, system, offset, vectors, numbers, counters):
+        counters[REFUSAL] = UNDEFINED
+        numbers[TRIAL_SUM] = math.inf
+        return False
+    if runs_onto_plateau(vectors, numbers):
+        counters[REFUSAL] = PLATEAU
+        return False
+    return True
+
+
+def step(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Array,
+    offset: Array,
+    matrices: Array,
+    vectors: Array,
+    numbers: Array,
+    counters: Counters,
+) -> int:
+    """One accepted step, or the end."""
+    rows = offset.shape[0]
+    counters[REFUSAL] = 0
+    release(vectors, THETA, GRADIENT)
+    for j in range(vectors.shape[1]):
+        vectors[STILL, j] = 0.0
+    count = decompose(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+    undamped = False
+    for _ in range(MAX_TRIALS):
+        numbers[DAMPING] = 0.0 if undamped else damping_for(matrices[WITHIN], count, numbers[RADIUS])
+        cut = propose(matrices, vectors, count, numbers[DAMPING])
+        predicted, rate = descent_along(matrices, vectors)
+        length = length_of(vectors, DELTA)
+        worthless = predicted <= rounding(numbers)
+        if length <= SMALL_STEP * length_of(vectors, THETA) or (worthless and not cut) or (worthless and undamped):
+            # Try the full step before giving up: along a nearly undetermined direction any damping hides the gain.
+            if undamped or numbers[DAMPING] == 0 or distance(matrices, vectors, numbers, rows) <= ARRIVED:
+                break
+            undamped = True
+            continue
+        if not worthless and attempt(
+            linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters, predicted
+        ):
+            ratio = (numbers[SUM] - numbers[TRIAL_SUM]) / predicted
+            move(system, matrices, vectors, numbers)
+            if ratio >= 0.75 or numbers[DAMPING] == 0:
+                numbers[RADIUS] = 2 * length
+            elif ratio <= 0.25:
+                numbers[RADIUS] /= 2
+            return RUNNING
+        if undamped:
+            break
+        shrunk = 0.1
+        if not worthless and numbers[TRIAL_SUM] < 100 * numbers[SUM]:
+            # the minimum of the parabola with the sum and its slope here and the sum at the trial
+            shrunk = min(max(rate / max(2 * rate + numbers[TRIAL_SUM] - numbers[SUM], 1e-300), 0.1), 0.5)
+        numbers[RADIUS] = shrunk * min(numbers[RADIUS], length)
+    return judge(matrices, vectors, numbers, counters, rows)
+
+
+def polish(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Array,
+    offset: Array,
+    matrices: Array,
+    vectors: Array,
+    numbers: Array,
+    counters: Counters,
+) -> None:
+    """Take undamped steps while they shorten the way that is left."""
+    release(vectors, THETA, GRADIENT)
+    count = decompose(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+    left = explained(matrices[WITHIN], count, -1.0)
+    for _ in range(POLISH):
+        if left <= POLISHED * POLISHED * numbers[SUM]:
+            return
+        propose(matrices, vectors, count, 0.0)
+        moved = False
+        for j in range(vectors.shape[1]):
+            moved = moved or vectors[TRIAL, j] != vectors[THETA, j]
+        if not moved:
+            return
+        counters[EVALUATIONS] += 1
+        if not sum_of_squares(vectors[TRIAL], context) <= numbers[SUM] + 10 * rounding(numbers):
+            return
+        if not look(linearize, context, system, offset, vectors, numbers, counters):
+            return
+        release(vectors, TRIAL, TRIAL_GRADIENT)
+        count = decompose(system, vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+        before, left = left, explained(matrices[WITHIN], count, -1.0)
+        if not left < before:
+            return
+        move(system, matrices, vectors, numbers)
+
+
+def advance(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Array,
+    offset: Array,
+    matrices: Array,
+    vectors: Array,
+    numbers: Array,
+    counters: Counters,
+    history: Array,
+) -> int:
+    """Take steps until the history is full or the fit has ended; say which.
+
+    Parameters
+    ----------
+    linearize, sum_of_squares, context
+        The model on its data, see the top of this file.
+    system
+        (p + 1, n), scratch.
+    offset
+        (n,), target / sigma: what added to a residual gives the prediction in its units.
+    matrices, vectors, numbers, counters
+        The state, laid out as the constants of this file say; the same arrays at the next call go on where this one stopped.
+    history
+        (rows, 2 + 2 p), one row per step: mean loss before it, damping, parameters after it, gradient of the mean loss before it.
+    """
+    p, n = vectors.shape[1], offset.shape[0]
+    for row in range(history.shape[0]):
+        code = RUNNING
+        if counters[STARTED] == 0:
+            for j in range(p):
+                vectors[TRIAL, j] = vectors[THETA, j]
+                vectors[NORMS, j] = 0.0
+            if look(linearize, context, system, offset, vectors, numbers, counters):
+                move(system, matrices, vectors, numbers)
+                counters[STARTED] = 1
+                size = length_of(vectors, THETA)
+                numbers[RADIUS] = numbers[RADIUS] * size if size > 0 else math.inf
+            else:
+                code = NOT_FINITE
+                numbers[SUM], numbers[DAMPING] = numbers[TRIAL_SUM], math.nan
+                for j in range(p):
+                    vectors[GRADIENT, j] = math.nan
+        history[row, 0] = numbers[SUM] / n
+        for j in range(p):
+            history[row, HISTORY + p + j] = 2 * vectors[GRADIENT, j] / n
+        if code == RUNNING:
+            code = step(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters)
+            if code == CONVERGED:
+                polish(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters)
+            counters[STEPS] += 1
+        history[row, 1] = numbers[DAMPING]
+        for j in range(p):
+            history[row, HISTORY + j] = vectors[THETA, j]
+        if code != RUNNING:
+            return code
+    return RUNNING
+
+
+def on_bound(vectors: Array, j: int, bound: int) -> bool:
+    """Tell whether a parameter is on a bound."""
+    return abs(vectors[THETA, j] - vectors[bound, j]) <= ON_BOUND * max(abs(vectors[bound, j]), 1e-300) < math.inf
+
+
+def conclude(
+    linearize: Linearize,
+    context: Any,
+    system: Array,
+    offset: Array,
+    matrices: Array,
+    vectors: Array,
+    numbers: Array,
+    counters: Counters,
+) -> int:
+    r"""What the statistics need at THETA: distance from the minimum, :math:`(J^T J)^{-1}`, and which parameters are undetermined.
+
+    Fills numbers[SUM, REST, SIGNAL, DISTANCE], vectors[GRADIENT, UNDETERMINED], matrices[TRIANGLE, INVERSE]; gives CONVERGED, or
+    NOT_FINITE where there is nothing to fill. Columns are scaled to 1 before the singular values are compared with
+    RANK_TOLERANCE. A share of a parameter in the undetermined directions is what its row of V lacks to a norm of 1.
+    """
+    p, n = vectors.shape[1], offset.shape[0]
+    if counters[STARTED] == 0:
+        for j in range(p):
+            vectors[TRIAL, j] = vectors[THETA, j]
+        if not look(linearize, context, system, offset, vectors, numbers, counters):
+            return NOT_FINITE
+        move(system, matrices, vectors, numbers)
+    release(vectors, THETA, GRADIENT)
+    numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
+    for j in range(p):
+        on = on_bound(vectors, j, LOWER) or on_bound(vectors, j, UPPER)
+        vectors[MOVING, j] = 0.0 if on else 1.0
+    rows, inverse = matrices[REMAINING], matrices[INVERSE]
+    count = decompose(matrices[TRIANGLE], vectors, COLUMNS, MOVING, matrices[SMALL], rows)
+    limit = negligible(rows, count, numbers[RANK_TOLERANCE])
+    a = 0
+    for i in range(p):
+        b = 0
+        lacking = 1.0
+        for j in range(p):
+            inverse[i, j] = math.nan
+            if vectors[MOVING, i] > 0 and vectors[MOVING, j] > 0:
+                total = 0.0
+                for k in range(count):
+                    square = rows[k, count + 1]
+                    if square > limit:
+                        share = rows[k, a] * rows[k, b] / square
+                        total += share / square
+                        if i == j:
+                            lacking -= share
+                size = (vectors[COLUMNS, i] if vectors[COLUMNS, i] > 0 else 1.0) * (
+                    vectors[COLUMNS, j] if vectors[COLUMNS, j] > 0 else 1.0
+                )
+                inverse[i, j] = total / size
+                b += 1
+        vectors[UNDETERMINED, i] = math.nan
+        if vectors[MOVING, i] > 0:
+            vectors[UNDETERMINED, i] = math.sqrt(max(lacking, 0.0))
+            a += 1
+    return CONVERGED
