@@ -40,7 +40,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "levenberg-marquardt": LevenbergMarquardt,
     "linear": LinearLeastSquares,
 }
-ENGINES = ("torch",)
+ENGINES = ("auto", "native", "torch")
 
 
 def fit(
@@ -62,7 +62,7 @@ def fit(
     seed: int = 0,
     missing: Missing = "raise",
     dtype: str | torch.dtype | None = None,
-    engine: str = "torch",
+    engine: str = "auto",
     encoding: str = "utf-8",
     every: int | None = None,
     out: TextIO | None = None,
@@ -108,7 +108,8 @@ def fit(
         "float32" or "float64" for the computation. Default: gradient descent follows the data (float32 only if all arrays are),
         everything else computes in float64. Statistics are always in float64.
     engine
-        "torch".
+        "auto": compiled where the model can be compiled, else torch; ``result.engine`` and ``result.engine_reason`` tell. "native":
+        an error where it cannot be. "torch": plain torch, the reference.
     encoding
         Of a CSV file.
     every, out
@@ -144,7 +145,7 @@ def fit(
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
     chosen = _method(_default_method(described, measure, train) if method is None else method, options)
-    kernel = calling.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described))
+    kernel = calling.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described), engine=engine)
     parts = [] if folds is None else _folds(train, folds, seed, held_out, known, described)
     spread = 1.0 if absolute_sigma or measure.kind == "likelihood" else None
     if absolute_sigma and sigma is None:

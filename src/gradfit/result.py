@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradfit.compiler.compiled import AnyKernel, NativeKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
@@ -128,6 +129,11 @@ class FitResult:
     def engine_reason(self) -> str:
         """Why that engine, and how the model was called."""
         return self.record.engine_reason
+
+    @property
+    def source(self) -> str:
+        """The compiled code, as readable Python: the function of one row, and for gradient descent the optimizer's step. "" for torch."""
+        return self.record.source
 
     # --- how good it is -----------------------------------------------------------------------------------------------
 
@@ -401,8 +407,9 @@ def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Ma
     return graph.to_dict()
 
 
-def predictor_for(record: FitRecord, kernel: EagerKernel) -> EagerKernel:
+def predictor_for(record: FitRecord, given: AnyKernel) -> EagerKernel:
     """Give a kernel whose start is the solution, all parameters free."""
+    kernel = given.eager if isinstance(given, NativeKernel) else given
     flat = iter(estimate.value for estimate in record.estimates)
     fitted = {
         name: Parameter(start=np.array([next(flat) for _ in range(math.prod(shape))]).reshape(shape))

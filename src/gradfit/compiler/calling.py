@@ -14,6 +14,7 @@ difference: a model that turns a parameter into a plain number (``float(w)``) wo
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,10 @@ import torch
 from torch import Tensor
 
 from gradfit.compiler.bridge import Untranslatable, on_tensors
+from gradfit.compiler.compiled import AnyKernel, ModelCode, NativeKernel, compile_kernel
 from gradfit.compiler.eager import Call, EagerKernel, tensors
+from gradfit.compiler.fingerprint import fingerprint, outside, side_effect
+from gradfit.compiler.graph import Untraceable
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
 from gradfit.model.loss import Loss
@@ -36,19 +40,79 @@ CHECKED_ROWS = 1000
 TRIALS = 3  # points at which a parameter may show that it matters
 
 
-def build(model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype) -> EagerKernel:
-    """Build the kernel of a model: find the way to call it, and check what it gives.
+def build(
+    model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype, engine: str = "torch"
+) -> AnyKernel:
+    """Build the kernel of a model: find the way to call it, check what it gives, compile it where that can be done.
+
+    Parameters
+    ----------
+    engine
+        "torch", "native" (which must be possible), or "auto": compiled where possible.
 
     Raises
     ------
     ModelError
         The model raises, gives a wrong shape or type, changes its data, or does not depend on a parameter.
     """
-    kernel = EagerKernel(model.in_precision(dtype), parameters, loss, model.function, **tensors(data, dtype))
-    kernel = _way_to_call(kernel)
-    if model.kind != "module":  # a network may well have units that are silent at the start
+    plain = EagerKernel(model.in_precision(dtype), parameters, loss, model.function, **tensors(data, dtype))
+    key = None if engine == "torch" else _key(plain)
+    if key is not None and key in KNOWN:
+        call, code = KNOWN[key]
+        return _depending(NativeKernel(replace(plain, call=call), code))
+    before = outside(model.function)
+    eager = _way_to_call(plain)
+    if engine == "torch":
+        return _depending(eager)
+    kernel = _compiled(eager, before, strict=engine == "native")
+    if key is not None and isinstance(kernel, NativeKernel):
+        KNOWN[key] = (kernel.eager.call, kernel.code)
+        while len(KNOWN) > MOST_KNOWN:
+            KNOWN.pop(next(iter(KNOWN)))
+    return _depending(kernel)
+
+
+# Models compiled before, by everything they compute with: what was tried of them then holds for any data.
+KNOWN: dict[Hashable, tuple[Call, ModelCode]] = {}
+MOST_KNOWN = 256
+
+
+def _key(kernel: EagerKernel) -> Hashable | None:
+    """Name a kernel by everything but its data; None where that cannot be done."""
+    parameters = kernel.parameters
+    layout = tuple((name, parameters.shape(name), parameters.specs[name].fixed, name in parameters.ties) for name in parameters.names)
+    computed = (kernel.model.function, kernel.loss_function.pointwise, *parameters.ties.values())
+    prints = tuple(map(fingerprint, computed))
+    if None in prints:
+        return None
+    shapes = tuple((name, column.dim()) for name, column in kernel.columns.items())
+    return (prints, layout, shapes, kernel.dtype, kernel.sigma is None, kernel.loss_function.kind, kernel.loss_function.whole)
+
+
+def _depending(kernel: AnyKernel) -> AnyKernel:
+    """Refuse a parameter without effect; a network may well have units that are silent at the start."""
+    if kernel.model.kind != "module":
         _check_dependence(kernel)
     return kernel
+
+
+def _compiled(kernel: EagerKernel, before: Hashable, *, strict: bool) -> AnyKernel:
+    """Compile a kernel; where that cannot be done, keep it and say why."""
+    try:
+        changed = side_effect(kernel.model.function)
+        if changed:
+            raise Untraceable(f"{changed}, and compiled code would do so only once")
+        compiled = compile_kernel(kernel)
+        if outside(kernel.model.function) != before:
+            raise Untraceable("it changes something outside itself when it is called")
+        return compiled
+    except Untraceable as why:
+        if strict:
+            raise ModelError(
+                f"engine='native' was asked for, and {kernel.model.label} cannot be compiled: {why}. Use engine='torch', or leave it out."
+            ) from why
+        reason = f"{kernel.reason.rstrip('.')}; not compiled: {why}." if not kernel.numeric else kernel.reason
+        return replace(kernel, reason=reason)
 
 
 # What a function written for the next way of calling says when it is called in this one.
@@ -253,7 +317,7 @@ def _points_near(parameters: Parameters, generator: np.random.Generator, count: 
     return [np.clip(start + shift * size, parameters.lower, parameters.upper) for shift in shifts]
 
 
-def _check_dependence(kernel: EagerKernel) -> None:
+def _check_dependence(kernel: AnyKernel) -> None:
     """Refuse a parameter that moves no prediction, at the start or near it."""
     generator = np.random.default_rng(0)
     silent = np.ones(len(kernel.parameters.start), dtype=bool)

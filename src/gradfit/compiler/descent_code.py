@@ -350,26 +350,25 @@ class _Loop:
         row = self.at(self.settings, builder.mul(settings_row, ir.Constant(INDEX, len(self.step.settings))))
         settings = [self.number(row, place) for place in range(len(self.step.settings))]
         if self.step.first == self.step.following:
-            self.apply(self.step.following, gradient, settings)
+            self.apply(self.step.following, gradient, settings, began=True)
         else:
             with builder.if_else(builder.load(self.first)) as (then, otherwise):
                 with then:
-                    self.apply(self.step.first, gradient, settings)
+                    self.apply(self.step.first, gradient, settings, began=False)
                 with otherwise:
-                    self.apply(self.step.following, gradient, settings)
+                    self.apply(self.step.following, gradient, settings, began=True)
         if self.shape.bounded:
             for cell, (lower, upper) in zip(self.units, self.limits, strict=True):
                 inside = minimum(maximum(Value(builder, builder.load(cell)), Value(builder, lower)), Value(builder, upper))
                 builder.store(inside.ir, cell)
 
-    def apply(self, text: str, gradient: Sequence[Any], settings: Sequence[Any]) -> None:
-        """Run the step's source on what the cells hold, and put the results there."""
+    def apply(self, text: str, gradient: Sequence[Any], settings: Sequence[Any], *, began: bool) -> None:
+        """Run the step's source on what the cells hold, and put the results there; the very first step finds no state."""
         cells = [*self.units, *self.states]
         held = [self.builder.load(cell) for cell in cells]
-        given = [*held[: self.p], *gradient, *settings, *held[self.p :]]
+        given = [*held[: self.p], *gradient, *settings, *(held[self.p :] if began else ())]
         values = [Value(self.builder, number) for number in given]
-        like = Value(self.builder, ir.Constant(self.kind, 0.0))
-        for cell, result in zip(cells, run(text, values, like, "step"), strict=True):
+        for cell, result in zip(cells, run(text, values, self.builder, "step"), strict=True):
             self.builder.store(result.ir, cell)
 
     def raise_ceiling(self, loss: Any) -> None:

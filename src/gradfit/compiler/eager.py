@@ -55,6 +55,8 @@ class EagerKernel:
     sigma: Tensor | None = field(repr=False)
     numeric: bool = False
     reason: str = ""
+    engine = "torch"
+    source = ""
 
     @property
     def n(self) -> int:

@@ -22,7 +22,7 @@ SYMBOLS: Mapping[str, tuple[str, int]] = {
 LOOSE = frozenset(["or", "xor", "and", "lt", "le", "gt", "ge", "eq", "ne"])
 NEGATION, ATOM = 7, 9
 LONGEST = 60  # characters of a part written in place
-RESERVED = frozenset(["constant", "inf", "nan", "true", "false", "where", "float32", "float64", "row"])
+RESERVED = frozenset(["double", "single", "inf", "nan", "true", "false", "where", "float32", "float64", "row"])
 
 
 def lower(graph: Graph, outputs: Sequence[str], *, name: str = "row", title: str = "") -> str:
@@ -89,7 +89,7 @@ class _Writer:
     def result(self, node: Node) -> str:
         """Write a result; a plain number is made a value, so that it has a precision."""
         text = self.written[node][0]
-        return f"constant({text})" if node.operation == "constant" else text
+        return f"{node.dtype}({text})" if node.operation == "constant" else text
 
     def expression(self, node: Node) -> tuple[str, int]:
         """Write one operation on parts already written, and say how strongly it binds."""

@@ -7,9 +7,10 @@ written, so that what was compiled before costs neither writing nor compiling.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,10 +45,15 @@ def target() -> Target:
     register_symbols()
     cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
     triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features.flatten(), opt=3, jit=True)
     wide = 64 if features.get("avx512f") else 32 if features.get("avx") else 16
     description = f"{triple} {cpu} {features.flatten()} {llvm.llvm_version_info} {llvmlite.__version__} {FORMAT}"
-    return Target(machine, description, wide)
+    return Target(_machine(), description, wide)
+
+
+def _machine() -> Any:
+    """Make a code generator for this processor."""
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,29 @@ def _object(text: str) -> bytes:
     return bytes(machine.emit_object(module))
 
 
-def load(objects: list[bytes], names: list[str]) -> Library:
+def load(objects: Sequence[bytes], names: Sequence[str]) -> Library:
     """Link object files together and find functions in them."""
     with COMPILING:
         empty = llvm.parse_assembly("")
         empty.triple = llvm.get_process_triple()
-        machine = llvm.Target.from_triple(empty.triple).create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
-        )
-        engine = llvm.create_mcjit_compiler(empty, machine)
+        engine = llvm.create_mcjit_compiler(empty, _machine())
         for content in objects:
             engine.add_object_file(llvm.ObjectFileRef.from_data(content))
         engine.finalize_object()
         return Library({name: engine.get_function_address(name) for name in names}, engine)
+
+
+class Function:
+    """A compiled function, called with addresses; keeps its code alive.
+
+    Parameters
+    ----------
+    result
+        ctypes type of what it gives.
+    count
+        How many addresses it takes.
+    """
+
+    def __init__(self, library: Library, name: str, result: Any, count: int) -> None:
+        self.library = library
+        self.call: Callable[..., Any] = ctypes.CFUNCTYPE(result, *[ctypes.c_void_p] * count)(library.addresses[name])

@@ -13,6 +13,7 @@ What a compiled function is told of the data is a table of 64-bit words, the *co
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,11 @@ class RowSource:
         return repr((self.text, self.dtype, self.inputs, self.parameters, self.fixed, self.outputs))
 
 
-def run(text: str, arguments: Sequence[Value], like: Value, name: str = "row") -> tuple[Value, ...]:
+def run(text: str, arguments: Sequence[Value], builder: ir.IRBuilder, name: str = "row") -> tuple[Value, ...]:
     """Run the emitted source on values: each operation writes an instruction."""
     namespace: dict[str, Any] = {
         **FUNCTIONS,
-        "constant": lambda number: Value.constant(like.builder, like.type, number),
+        **{dtype: functools.partial(Value.constant, builder, kind) for dtype, kind in TYPES.items()},
         "inf": float("inf"),
         "nan": float("nan"),
         "__builtins__": {},
@@ -88,7 +89,7 @@ def define_row(module: ir.Module, source: RowSource, name: str = "row") -> ir.Fu
     function.attributes.add("alwaysinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     values = [Value(builder, argument) for argument in function.args]
-    outputs = run(source.text, values, Value(builder, ir.Constant(wide, None)))
+    outputs = run(source.text, values, builder)
     packed: Any = ir.Constant(result, ir.Undefined)
     for place, output in enumerate(outputs):
         packed = builder.insert_value(packed, spread(builder, output.ir, wide), place)

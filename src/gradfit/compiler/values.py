@@ -406,7 +406,7 @@ def trunc(value: Value) -> Value:
 
 def round(value: Value) -> Value:
     """Nearest integer, halves to even."""
-    return _intrinsic("roundeven", value)
+    return _intrinsic("rint", value)
 
 
 def sqrt(value: Value) -> Value:

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gradfit.methods.method import Evaluation
+from gradfit.methods.method import Block, Evaluation
 
 PATIENCE = 1.0  # seconds before a bar appears
 REFRESH = 0.1  # seconds between two updates of it
@@ -57,6 +57,21 @@ class Monitor:
         if self.bar_wanted and time.monotonic() - self.shown_at > REFRESH:
             self._show(step, evaluation)
 
+    def block(self, first: int, block: Block) -> None:
+        """See many steps at once, the first of them by number."""
+        last = first + len(block.train_loss) - 1
+        for step in self._lines(first, last):
+            print(training_line(self.names, self.unit, step, _row(block, step - first)), file=self.out, flush=True)
+        if self.bar_wanted and time.monotonic() - self.shown_at > REFRESH:
+            self._show(last, _row(block, -1))
+
+    def _lines(self, first: int, last: int) -> list[int]:
+        """Steps of a block that get a line."""
+        if self.every is None:
+            return []
+        multiples = range(first + (-first) % self.every, last + 1, self.every)
+        return sorted({*multiples, *([1] if first == 1 else [])})
+
     def _show(self, step: int, evaluation: Evaluation) -> None:
         if self.bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -65,6 +80,12 @@ class Monitor:
             self.bar.start()
         self.bar.update(self.task, completed=step, description=f"loss {evaluation.train_loss:.6g}")
         self.shown_at = time.monotonic()
+
+
+def _row(block: Block, place: int) -> Evaluation:
+    settings = {name: float(values[place]) for name, values in block.settings.items()}
+    losses = float(block.train_loss[place]), float(block.validation_loss[place])
+    return Evaluation(*losses, block.theta[place], block.gradient[place], settings)
 
 
 def training_line(names: Sequence[str], unit: str, step: int, evaluation: Evaluation) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.compiled import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.iterate import Observer, iterate, sentence
@@ -49,7 +49,7 @@ class Outcome:
 
 def fit_one(
     method: Method,
-    kernel: EagerKernel,
+    kernel: AnyKernel,
     parameters: Parameters,
     *,
     validation: Dataset | None,
@@ -80,7 +80,7 @@ def fit_one(
 
 def cross_validate(
     method: Method,
-    kernel: EagerKernel,
+    kernel: AnyKernel,
     parameters: Parameters,
     data: Dataset,
     folds: Sequence[tuple[Any, Any]],
@@ -103,7 +103,7 @@ def cross_validate(
     return np.array(losses, dtype=np.float64)
 
 
-def _near(kernel: EagerKernel, theta: Floats) -> Linearization | None:
+def _near(kernel: AnyKernel, theta: Floats) -> Linearization | None:
     """Linearize at the solution; None where that is too large, impossible or not finite."""
     if len(theta) > MAX_LINEARIZED:
         return None
@@ -138,7 +138,7 @@ def _judged(solution: Solution, method: Method, distance: float, *, strict: bool
 
 
 @contextmanager
-def _own_randomness(kernel: EagerKernel, seed: int) -> Iterator[None]:
+def _own_randomness(kernel: AnyKernel, seed: int) -> Iterator[None]:
     """Dropout draws from torch's global generator: seed it for the fit and put it back afterwards."""
     if kernel.model.kind != "module":
         yield

@@ -24,8 +24,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
+from gradfit.compiler.compiled import NativeKernel
+from gradfit.compiler.graph import Untraceable
 from gradfit.errors import OptionError, ParameterError, unknown
 from gradfit.methods import scaling
+from gradfit.methods.compiled_descent import CompiledDescent
 from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.optimizers import (
     DEFAULT_EPOCHS,
@@ -36,9 +39,12 @@ from gradfit.methods.optimizers import (
     count,
     find_optimizer,
     find_scheduler,
+    identity,
     known_options,
     needs_closure,
     positive,
+    remember_tried,
+    was_tried,
 )
 from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
@@ -70,6 +76,12 @@ class Averaging:
             raise OptionError(f"decay is {self.decay!r}; expected a number from 0 to 1.")
         if self.start is not None:
             count("start", self.start)
+
+    def first_epoch(self, epochs: int) -> int:
+        """First epoch whose parameters are averaged."""
+        if self.start is not None:
+            return self.start
+        return 3 * epochs // 4 + 1 if self.kind == "swa" else 1
 
 
 class GradientDescent:
@@ -150,7 +162,11 @@ class GradientDescent:
         self.scale = scale
         self.options = known_options(self.optimizer, options)
         self.needs_closure = needs_closure(self.optimizer)
-        self._try_out()
+        known = identity(self.optimizer, self.options)
+        if known is None or not was_tried(known):
+            self._try_out()
+            if known is not None:
+                remember_tried(known)
 
     def __repr__(self) -> str:
         """Show what was set."""
@@ -169,9 +185,25 @@ class GradientDescent:
         if self.name == "Muon":
             _check_matrices(problem)
 
-    def start(self, problem: Problem) -> DescentRun:
-        """Begin at the start of the problem."""
-        return DescentRun(self, problem)
+    def start(self, problem: Problem) -> DescentRun | CompiledDescent:
+        """Begin at the start of the problem: as one compiled loop where the kernel and the optimizer are compiled."""
+        if not isinstance(problem.kernel, NativeKernel):
+            return DescentRun(self, problem)
+        if self.needs_closure:
+            return DescentRun(self, problem, f"torch's own {self.name} on compiled loss and gradient.")
+        try:
+            return CompiledDescent(self, problem)
+        except Untraceable as why:
+            return DescentRun(self, problem, f"torch's own loop on compiled loss and gradient, because of {self.name}: {why}.")
+
+    def effective_options(self, *, scaled: bool) -> dict[str, Any]:
+        """Options of the optimizer: the user's, and those that scaled units need."""
+        defaults = SCALED[self.name].options if scaled and self.name in SCALED else {}
+        return {**defaults, **self.options}
+
+    def has_default_schedule(self, *, scaled: bool) -> bool:
+        """Whether the learning rate falls though nobody asked for it: some default rates come with that."""
+        return scaled and self.learning_rate is None and SCALED.get(self.name, Defaults()).falls_to != 1
 
     def _rate(self, problem: Problem, units: scaling.Scaling | None) -> float:
         """Choose the learning rate: the user's, or the default for the units."""
@@ -184,9 +216,8 @@ class GradientDescent:
 
     def _build(self, leaves: list[Tensor], rate: float, *, scaled: bool) -> Optimizer:
         """Make torch's optimizer; its own complaint becomes ours."""
-        defaults = SCALED[self.name].options if scaled and self.name in SCALED else {}
         try:
-            return self.optimizer(leaves, lr=rate, **{**defaults, **self.options})  # type: ignore[call-arg]
+            return self.optimizer(leaves, lr=rate, **self.effective_options(scaled=scaled))  # type: ignore[call-arg]
         except (ValueError, TypeError, RuntimeError) as error:
             raise OptionError(f"{self.name} refuses: {error}") from error
 
@@ -210,10 +241,9 @@ class GradientDescent:
     def _schedule(self, optimizer: Optimizer, batches: int, *, scaled: bool) -> Any:
         """Make the scheduler asked for, or the one that a default rate comes with."""
         if self.scheduler is None:
-            falls_to = SCALED.get(self.name, Defaults()).falls_to
-            if not scaled or self.learning_rate is not None or falls_to == 1:
+            if not self.has_default_schedule(scaled=scaled):
                 return None
-            return lr_scheduler.ExponentialLR(optimizer, gamma=falls_to ** (1 / self.max_steps))
+            return lr_scheduler.ExponentialLR(optimizer, gamma=SCALED[self.name].falls_to ** (1 / self.max_steps))
         options = dict(self.scheduler_options)
         if self.scheduler is lr_scheduler.OneCycleLR and not options.keys() & {"total_steps", "epochs"}:
             options["total_steps"] = self.max_steps * batches
@@ -226,12 +256,22 @@ class GradientDescent:
             raise OptionError(f"the scheduler {name} gave {scheduler!r}; expected a scheduler of torch.optim.lr_scheduler.")
         return scheduler
 
+    def step_scheduler(self, scheduler: Any, epoch: int, *watched: float) -> None:
+        """Let a scheduler take its step."""
+        try:
+            scheduler.step(*watched)
+        except Exception as error:  # OneCycleLR with fewer steps than the fit takes, a function of the user's that raises
+            what = f"{type(error).__name__}: {error}"
+            raise OptionError(f"the scheduler {type(scheduler).__name__} refuses at epoch {epoch}: {what}") from error
+
 
 class DescentRun:
     """An optimizer at work: torch keeps its state in objects, so a run is one."""
 
-    def __init__(self, method: GradientDescent, problem: Problem) -> None:
-        self.method, self.problem = method, problem
+    source = ""
+
+    def __init__(self, method: GradientDescent, problem: Problem, loop_reason: str = "") -> None:
+        self.method, self.problem, self.loop_reason = method, problem, loop_reason
         start, dtype = problem.parameters.start, problem.dtype
         self.scaled = method.scale if method.scale is not None else problem.parameters.packed
         units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(len(start))
@@ -333,29 +373,21 @@ class DescentRun:
 
     def _after_batch(self) -> None:
         if isinstance(self.scheduler, PER_BATCH):
-            self._step_scheduler()
+            self.method.step_scheduler(self.scheduler, self.epoch)
 
     def _after_epoch(self, watched: float) -> None:
         if self.average is not None and self.epoch >= self._average_from:
             self.average.update_parameters(self.holder)
         if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
-            self._step_scheduler(watched)
+            self.method.step_scheduler(self.scheduler, self.epoch, watched)
         elif self.scheduler is not None and not isinstance(self.scheduler, PER_BATCH):
-            self._step_scheduler()
-
-    def _step_scheduler(self, *watched: float) -> None:
-        try:
-            self.scheduler.step(*watched)
-        except Exception as error:  # OneCycleLR with fewer steps than the fit takes, a function of the user's that raises
-            what = f"{type(error).__name__}: {error}"
-            raise OptionError(f"the scheduler {type(self.scheduler).__name__} refuses at epoch {self.epoch}: {what}") from error
+            self.method.step_scheduler(self.scheduler, self.epoch)
 
     def _averaged(self) -> swa_utils.AveragedModel | None:
         averaging = self.method.averaging
         if averaging is None:
             return None
-        quarter = 3 * self.method.max_steps // 4 + 1
-        self._average_from = averaging.start if averaging.start is not None else (quarter if averaging.kind == "swa" else 1)
+        self._average_from = averaging.first_epoch(self.method.max_steps)
         self.holder = torch.nn.Module()
         for index, leaf in enumerate(self.leaves):
             held = torch.nn.Parameter(leaf.detach(), requires_grad=False)  # shares memory with the leaf it watches

@@ -80,6 +80,8 @@ class LevenbergMarquardt:
 class MarquardtRun:
     """Levenberg-Marquardt at work: where it stands, what it knows there, how much it damps."""
 
+    loop_reason = source = ""
+
     def __init__(self, method: LevenbergMarquardt, problem: Problem) -> None:
         self.problem = problem
         self.lower, self.upper = problem.parameters.lower, problem.parameters.upper

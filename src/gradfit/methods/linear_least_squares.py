@@ -59,6 +59,8 @@ class LinearLeastSquares:
 class LinearRun:
     """The single step."""
 
+    loop_reason = source = ""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.theta = problem.parameters.start.copy()

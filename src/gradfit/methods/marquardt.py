@@ -36,10 +36,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.float64]
+Vector: TypeAlias = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64]
+Matrices: TypeAlias = NDArray[np.float64]
 Counters: TypeAlias = NDArray[np.int64]
-Linearize: TypeAlias = Callable[[Array, Any, Array], float]
-SumOfSquares: TypeAlias = Callable[[Array, Any], float]
+Linearize: TypeAlias = Callable[[Vector, Any, Matrix], float]
+SumOfSquares: TypeAlias = Callable[[Vector, Any], float]
 
 # What `advance` returns.
 RUNNING = 0  # the history is full; call again
@@ -72,8 +74,11 @@ TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
 NUMBERS = 10
 
 # counters, (COUNTERS,), int64, 0 at the start.
-STARTED, STEPS, LINEARIZATIONS, EVALUATIONS, REFUSAL = 0, 1, 2, 3, 4
-COUNTERS = 5
+STARTED, STEPS = 0, 1
+LINEARIZATIONS, EVALUATIONS = 2, 3  # calls of the model: with its derivative, and for the sum alone
+REFUSAL = 4  # why the last trial was not taken: PLATEAU, ROUGH or UNDEFINED
+HESITANT = 5  # 1 after a refusal, until a step is taken at once
+COUNTERS = 6
 
 # matrices, (MATRICES, p + 1, p + 2).
 TRIANGLE = 0  # row j < p: column j of R; row p: z = Q.T @ r
@@ -84,11 +89,12 @@ MATRICES = 5
 # history, (rows, HISTORY + 2 p): mean loss before the step, its damping, parameters after it, gradient of the mean loss before it.
 HISTORY = 2
 
-IN_VECTORS = ("dot", "subtract")  # whose sums may be taken in any order
+IN_VECTORS = ("dot", "squares_of_sums", "subtract")  # whose sums may be taken in any order
 
 EPSILON = 2.220446049250313e-16
 MAX_TRIALS = 60  # of one step; each shortens the next by half at least
 MAX_SWEEPS = 30
+SAFE = 1e8  # condition of a triangle up to which it is inverted as it is
 POLISH = 50  # undamped steps at the end, at most: where residuals are large each removes only a third of the error
 POLISHED = 1e-10  # of the residual: what is left then is in no digit of the result
 PLATEAU_EFFECT = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
@@ -100,7 +106,12 @@ SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this sh
 ON_BOUND = 1e-10  # relative
 
 
-def dot(rows: Array, i: int, j: int, start: int, stop: int) -> float:
+def workspace_size(n: int, p: int) -> int:
+    """How many float64 ``system``, ``offset``, ``matrices``, ``vectors`` and ``numbers`` take, one after another."""
+    return (p + 1) * n + n + MATRICES * (p + 1) * (p + 2) + VECTORS * p + NUMBERS
+
+
+def dot(rows: Matrix, i: int, j: int, start: int, stop: int) -> float:
     """Inner product of two rows, from one element up to another."""
     total = 0.0
     for k in range(start, stop):
@@ -108,13 +119,22 @@ def dot(rows: Array, i: int, j: int, start: int, stop: int) -> float:
     return total
 
 
-def subtract(rows: Array, i: int, j: int, factor: float, start: int, stop: int) -> None:
+def squares_of_sums(rows: Matrix, i: int, other: Vector, stop: int) -> float:
+    """Squared norm of the sum of a row and a vector."""
+    total = 0.0
+    for k in range(stop):
+        value = rows[i, k] + other[k]
+        total += value * value
+    return total
+
+
+def subtract(rows: Matrix, i: int, j: int, factor: float, start: int, stop: int) -> None:
     """Take a multiple of row j from row i, from one element up to another."""
     for k in range(start, stop):
         rows[i, k] -= factor * rows[j, k]
 
 
-def triangularize(columns: Array, count: int, length: int) -> None:
+def triangularize(columns: Matrix, count: int, length: int) -> None:
     """Householder reflections: ``count`` columns, stored as rows, become a triangle; the row after them is reflected along."""
     for j in range(min(count, length)):
         head = columns[j, j]
@@ -128,7 +148,7 @@ def triangularize(columns: Array, count: int, length: int) -> None:
             columns[j, j] = norm
 
 
-def orthogonalize(rows: Array, count: int) -> None:
+def orthogonalize(rows: Matrix, count: int) -> None:
     """Rotate pairs of rows until their first ``count`` elements are orthogonal; the next follows, the one after is the squared norm."""
     for _ in range(MAX_SWEEPS):
         largest = 0.0
@@ -137,9 +157,8 @@ def orthogonalize(rows: Array, count: int) -> None:
         for i in range(count - 1):
             for j in range(i + 1, count):
                 a, b, c = rows[i, count + 1], rows[j, count + 1], dot(rows, i, j, 0, count)
-                cosine = abs(c) / (math.sqrt(a) * math.sqrt(b)) if a > 0 and b > 0 else 0.0
-                if cosine > EPSILON * count:
-                    largest = max(largest, cosine)
+                if c * c > (EPSILON * count) ** 2 * a * b:
+                    largest = max(largest, c * c / (a * b)) if a * b > 0 else 1.0
                     half = (b - a) / (2 * c)
                     tangent = math.copysign(1.0, half) / (abs(half) + math.sqrt(1 + half * half))
                     scale = 1 / math.sqrt(1 + tangent * tangent)
@@ -149,12 +168,37 @@ def orthogonalize(rows: Array, count: int) -> None:
                         rows[j, k] = scale * (y + tangent * x)
                     rows[i, count + 1] = a - tangent * c
                     rows[j, count + 1] = b + tangent * c
-        if largest < 1e-8:  # convergence is quadratic: the next sweep would find nothing
-            return
+        if largest < EPSILON:  # convergence is quadratic: the next sweep would find nothing
+            break
+    for i in range(count):
+        rows[i, count + 1] = dot(rows, i, i, 0, count)
 
 
-def decompose(triangle: Array, vectors: Array, scale: int, flags: int, small: Array, rows: Array) -> int:
-    """Orthogonal rows of the flagged columns of [R z] over a scale, with z moved on by DELTA; give the number of columns."""
+def invert(small: Matrix, rows: Matrix, count: int) -> bool:
+    """Inverse of a triangle, with z behind it; tell whether the triangle is so far from singular that this may be used."""
+    size, inverse_size = 0.0, 0.0
+    for j in range(count):
+        if small[j, j] == 0:
+            return False
+        rows[j, count], rows[j, count + 1] = small[count, j], 1.0
+        for i in range(count):
+            rows[i, j] = 0.0
+        rows[j, j] = 1 / small[j, j]
+        for back in range(j):
+            i = j - 1 - back
+            total = 0.0
+            for k in range(i, j):
+                total += rows[i, k] * small[j, k]
+            rows[i, j] = -total * rows[j, j]
+            inverse_size += rows[i, j] * rows[i, j]
+            size += small[j, i] * small[j, i]
+        inverse_size += rows[j, j] * rows[j, j]
+        size += small[j, j] * small[j, j]
+    return size * inverse_size < SAFE * SAFE
+
+
+def reduce(triangle: Matrix, vectors: Matrix, scale: int, flags: int, small: Matrix) -> int:
+    """The flagged columns of [R z] over a scale, as a triangle, with z moved on by DELTA; give the number of columns."""
     p = vectors.shape[1]
     reach = min(p, triangle.shape[1])
     for i in range(p):
@@ -173,23 +217,34 @@ def decompose(triangle: Array, vectors: Array, scale: int, flags: int, small: Ar
     for i in range(p):
         small[count, i] = small[p, i]
     triangularize(small, count, p)
+    return count
+
+
+def decompose(small: Matrix, rows: Matrix, count: int) -> None:
+    """Orthogonal rows of a triangle with z behind it."""
     for i in range(count):
         for j in range(count + 1):
             rows[i, j] = small[j, i] if i <= j else 0.0
     orthogonalize(rows, count)
-    return count
 
 
-def negligible(rows: Array, count: int, tolerance: float) -> float:
+def factorize(small: Matrix, rows: Matrix, count: int) -> bool:
+    """Rows for undamped steps: the inverse of the triangle where it is safe, which is told; orthogonal rows otherwise."""
+    safe = invert(small, rows, count)
+    if not safe:
+        decompose(small, rows, count)
+    return safe
+
+
+def negligible(rows: Matrix, count: int, tolerance: float) -> float:
     """Give the squared singular value up to which a direction counts as undetermined."""
     largest = 0.0
     for i in range(count):
-        rows[i, count + 1] = dot(rows, i, i, 0, count)
         largest = max(largest, rows[i, count + 1])
     return largest * tolerance * tolerance
 
 
-def explained(rows: Array, count: int, limit: float) -> float:
+def explained(rows: Matrix, count: int, limit: float) -> float:
     """Squared norm of the residual's part that a change along the determined directions removes."""
     total = 0.0
     for i in range(count):
@@ -198,7 +253,7 @@ def explained(rows: Array, count: int, limit: float) -> float:
     return total
 
 
-def step_within(rows: Array, count: int, vectors: Array, damping: float) -> None:
+def step_within(rows: Matrix, count: int, safe: bool, vectors: Matrix, damping: float) -> None:
     """DELTA of the MOVING parameters at a damping; without damping along the determined directions only."""
     limit = negligible(rows, count, EPSILON * count) if damping == 0 else -1.0
     k = 0
@@ -206,13 +261,15 @@ def step_within(rows: Array, count: int, vectors: Array, damping: float) -> None
         if vectors[MOVING, j] > 0:
             total = 0.0
             for i in range(count):
-                if rows[i, count + 1] > limit:
+                if safe:
+                    total -= rows[k, i] * rows[i, count]
+                elif rows[i, count + 1] > limit:
                     total -= rows[i, k] * rows[i, count] / (rows[i, count + 1] + damping)
             vectors[DELTA, j] = total / vectors[NORMS, j] if vectors[NORMS, j] > 0 else total
             k += 1
 
 
-def damping_for(rows: Array, count: int, radius: float) -> float:
+def damping_for(rows: Matrix, count: int, radius: float) -> float:
     r"""The damping at which the step has the length of the radius, within a tenth; 0 where the whole step is within it.
 
     Newton's method on :math:`1/\Delta - 1/\lVert y(\lambda) \rVert`, :math:`y_i = \sigma_i z_i / (\sigma_i^2 + \lambda)`, from below,
@@ -241,12 +298,12 @@ def damping_for(rows: Array, count: int, radius: float) -> float:
     return damping
 
 
-def propose(matrices: Array, vectors: Array, count: int, damping: float) -> bool:
-    """DELTA, the full step within the bounds at a damping; tell whether a bound cut it."""
+def propose(matrices: Matrices, vectors: Matrix, count: int, safe: bool, damping: float) -> bool:
+    """DELTA, the full step within the bounds at a damping, and TRIAL, where it leads; tell whether a bound cut it."""
     cut = False
     for j in range(vectors.shape[1]):
         vectors[MOVING, j], vectors[DELTA, j] = vectors[FREE, j], 0.0
-    step_within(matrices[WITHIN], count, vectors, damping)
+    step_within(matrices[WITHIN], count, safe, vectors, damping)
     while True:
         crossed = False
         for j in range(vectors.shape[1]):
@@ -259,11 +316,12 @@ def propose(matrices: Array, vectors: Array, count: int, damping: float) -> bool
             return cut
         for j in range(vectors.shape[1]):
             vectors[DELTA, j] = 0.0 if vectors[MOVING, j] > 0 else vectors[TRIAL, j] - vectors[THETA, j]
-        moving = decompose(matrices[TRIANGLE], vectors, NORMS, MOVING, matrices[SMALL], matrices[REMAINING])
-        step_within(matrices[REMAINING], moving, vectors, damping)
+        moving = reduce(matrices[TRIANGLE], vectors, NORMS, MOVING, matrices[SMALL])
+        decompose(matrices[SMALL], matrices[REMAINING], moving)
+        step_within(matrices[REMAINING], moving, False, vectors, damping)
 
 
-def descent_along(matrices: Array, vectors: Array) -> tuple[float, float]:
+def descent_along(matrices: Matrices, vectors: Matrix) -> tuple[float, float]:
     """For DELTA: by how much the sum of squares falls in the linear form, and half its initial rate of fall."""
     p = vectors.shape[1]
     rate, square = 0.0, 0.0
@@ -276,7 +334,7 @@ def descent_along(matrices: Array, vectors: Array) -> tuple[float, float]:
     return 2 * rate - square, rate
 
 
-def length_of(vectors: Array, row: int) -> float:
+def length_of(vectors: Matrix, row: int) -> float:
     """Norm of a vector in units of D."""
     total = 0.0
     for j in range(vectors.shape[1]):
@@ -284,13 +342,14 @@ def length_of(vectors: Array, row: int) -> float:
     return math.sqrt(total)
 
 
-def rounding(numbers: Array) -> float:
+def rounding(numbers: Vector) -> float:
     """How far off a sum of squares may be computed: a residual is a difference of two numbers as large as the prediction."""
-    return WORTHLESS * numbers[SUM] + 16 * EPSILON * numbers[SIGNAL] * math.sqrt(numbers[SUM])
+    error: float = WORTHLESS * numbers[SUM] + 16 * EPSILON * numbers[SIGNAL] * math.sqrt(numbers[SUM])
+    return error
 
 
 def look(
-    linearize: Linearize, context: Any, system: Array, offset: Array, vectors: Array, numbers: Array, counters: Counters
+    linearize: Linearize, context: Any, system: Matrix, offset: Vector, vectors: Matrix, numbers: Vector, counters: Counters
 ) -> bool:
     """Linearize at TRIAL, down to a triangle in ``system``; tell whether all is finite there."""
     p, n = vectors.shape[1], offset.shape[0]
@@ -302,16 +361,13 @@ def look(
         total += vectors[TRIAL_COLUMNS, j] + vectors[TRIAL_GRADIENT, j]
     if not math.isfinite(total):
         return False
-    signal = 0.0
-    for i in range(n):
-        signal += (system[p, i] + offset[i]) ** 2
-    numbers[TRIAL_SIGNAL] = math.sqrt(signal)
+    numbers[TRIAL_SIGNAL] = math.sqrt(squares_of_sums(system, p, offset, n))
     triangularize(system, p, n)
     numbers[TRIAL_REST] = dot(system, p, p, p, n)
     return True
 
 
-def move(system: Array, matrices: Array, vectors: Array, numbers: Array) -> None:
+def move(system: Matrix, matrices: Matrices, vectors: Matrix, numbers: Vector) -> None:
     """Go to TRIAL, where `look` has just been."""
     p = vectors.shape[1]
     for j in range(p + 1):
@@ -324,7 +380,7 @@ def move(system: Array, matrices: Array, vectors: Array, numbers: Array) -> None
     numbers[SUM], numbers[REST], numbers[SIGNAL] = numbers[TRIAL_SUM], numbers[TRIAL_REST], numbers[TRIAL_SIGNAL]
 
 
-def release(vectors: Array, theta: int, gradient: int) -> None:
+def release(vectors: Matrix, theta: int, gradient: int) -> None:
     """FREE: all but the parameters that stand at a bound beyond which the loss falls. Clears DELTA."""
     for j in range(vectors.shape[1]):
         low = vectors[theta, j] <= vectors[LOWER, j] and vectors[gradient, j] > 0
@@ -333,78 +389,82 @@ def release(vectors: Array, theta: int, gradient: int) -> None:
         vectors[DELTA, j] = 0.0
 
 
-def is_still(vectors: Array, j: int, theta: int, columns: int, signal: float) -> bool:
+def is_still(vectors: Matrix, j: int, theta: int, columns: int, signal: float) -> bool:
     """Tell whether a parameter has no effect left, and once had."""
     size, least = abs(vectors[theta, j]), PLATEAU_EFFECT * signal
-    return vectors[columns, j] * size <= least < max(vectors[NORMS, j], vectors[columns, j]) * size
+    still: bool = vectors[columns, j] * size <= least < max(vectors[NORMS, j], vectors[columns, j]) * size
+    return still
 
 
-def runs_onto_plateau(vectors: Array, numbers: Array) -> bool:
+def runs_onto_plateau(vectors: Matrix, numbers: Vector) -> bool:
     """Tell whether a parameter that has an effect here has none at TRIAL, and flag it."""
     found = False
     for j in range(vectors.shape[1]):
-        if is_still(vectors, j, TRIAL, TRIAL_COLUMNS, numbers[TRIAL_SIGNAL]):
-            if not is_still(vectors, j, THETA, COLUMNS, numbers[SIGNAL]):
-                vectors[STILL, j] = 1.0
-                found = True
+        still = is_still(vectors, j, TRIAL, TRIAL_COLUMNS, numbers[TRIAL_SIGNAL])
+        if still and not is_still(vectors, j, THETA, COLUMNS, numbers[SIGNAL]):
+            vectors[STILL, j] = 1.0
+            found = True
     return found
 
 
-def distance(matrices: Array, vectors: Array, numbers: Array, rows: int) -> float:
+def distance(matrices: Matrices, vectors: Matrix, numbers: Vector, n: int) -> float:
     """Distance from the minimum in standard errors along the FREE parameters, as :func:`gradfit.methods.stopping.remaining_distance`."""
     for j in range(vectors.shape[1]):
         vectors[DELTA, j] = 0.0
         if vectors[FREE, j] > 0 and vectors[COLUMNS, j] == 0:
             return math.inf
-    count = decompose(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL], matrices[REMAINING])
-    limit = negligible(matrices[REMAINING], count, EPSILON * max(rows, count))
+    count = reduce(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL])
+    safe = factorize(matrices[SMALL], matrices[REMAINING], count)
+    limit = 0.0 if safe else negligible(matrices[REMAINING], count, EPSILON * max(n, count))
     within = explained(matrices[REMAINING], count, limit)
     p = vectors.shape[1]
     rest = numbers[REST] + max(dot(matrices[TRIANGLE], p, p, 0, p) - within, 0.0)
     guard = SINGLE_PRECISION * numbers[SIGNAL] / ARRIVED
-    return math.sqrt(within / (rest / max(rows - count, 1) + guard * guard)) if within > 0 else 0.0
+    return math.sqrt(within / (rest / max(n - count, 1) + guard * guard)) if within > 0 else 0.0
 
 
-def judge(matrices: Array, vectors: Array, numbers: Array, counters: Counters, rows: int) -> int:
+def judge(matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counters, n: int) -> int:
     """No step is worth taking: say whether this is a minimum."""
-    onto = PLATEAU if counters[REFUSAL] == PLATEAU else CONVERGED
-    here = False
+    on_plateau = False
     for j in range(vectors.shape[1]):
         if vectors[FREE, j] > 0 and is_still(vectors, j, THETA, COLUMNS, numbers[SIGNAL]):
             vectors[STILL, j] = 1.0
-            here = True
-    numbers[DISTANCE] = distance(matrices, vectors, numbers, rows)
-    if here:
+            on_plateau = True
+    numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
+    if on_plateau:
         return PLATEAU
-    if numbers[DISTANCE] <= ARRIVED:
-        return CONVERGED
-    return onto if onto == PLATEAU else UNDEFINED if counters[REFUSAL] == UNDEFINED else ROUGH
+    return CONVERGED if numbers[DISTANCE] <= ARRIVED else counters[REFUSAL]
 
 
 def attempt(
     linearize: Linearize,
     sum_of_squares: SumOfSquares,
     context: Any,
-    system: Array,
-    offset: Array,
-    matrices: Array,
-    vectors: Array,
-    numbers: Array,
+    system: Matrix,
+    offset: Vector,
+    vectors: Matrix,
+    numbers: Vector,
     counters: Counters,
     predicted: float,
 ) -> bool:
-    """Go to TRIAL if the sum of squares falls by a fair part of what was predicted; it is left in TRIAL_SUM."""
-    counters[EVALUATIONS] += 1
-    counters[REFUSAL] = ROUGH
-    total = numbers[TRIAL_SUM] = sum_of_squares(vectors[TRIAL], context)
-    if not math.isfinite(total):
-        counters[REFUSAL] = UNDEFINED
-        return False
-    if not numbers[SUM] - total > FAIR * predicted:
-        return False
+    """Look at TRIAL; tell whether the sum of squares falls by a fair part of what was predicted. It is left in TRIAL_SUM.
+
+    The sum alone is cheaper than the derivative with it, and wasted where the step is taken: it is asked for after a refusal.
+    """
+    counters[REFUSAL] = UNDEFINED
+    if counters[HESITANT] > 0:
+        counters[EVALUATIONS] += 1
+        numbers[TRIAL_SUM] = sum_of_squares(vectors[TRIAL], context)
+        if not math.isfinite(numbers[TRIAL_SUM]):
+            return False
+        if not numbers[SUM] - numbers[TRIAL_SUM] > FAIR * predicted:
+            counters[REFUSAL] = ROUGH
+            return False
     if not look(linearize, context, system, offset, vectors, numbers, counters):
-        counters[REFUSAL] = UNDEFINED
         numbers[TRIAL_SUM] = math.inf
+        return False
+    if not numbers[SUM] - numbers[TRIAL_SUM] > FAIR * predicted:
+        counters[REFUSAL] = ROUGH
         return False
     if runs_onto_plateau(vectors, numbers):
         counters[REFUSAL] = PLATEAU
@@ -416,38 +476,47 @@ def step(
     linearize: Linearize,
     sum_of_squares: SumOfSquares,
     context: Any,
-    system: Array,
-    offset: Array,
-    matrices: Array,
-    vectors: Array,
-    numbers: Array,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
     counters: Counters,
 ) -> int:
     """One accepted step, or the end."""
-    rows = offset.shape[0]
-    counters[REFUSAL] = 0
+    n = offset.shape[0]
+    counters[REFUSAL] = ROUGH
     release(vectors, THETA, GRADIENT)
     for j in range(vectors.shape[1]):
         vectors[STILL, j] = 0.0
-    count = decompose(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+    count = reduce(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL])
+    safe = factorize(matrices[SMALL], matrices[WITHIN], count)
     undamped = False
-    for _ in range(MAX_TRIALS):
-        numbers[DAMPING] = 0.0 if undamped else damping_for(matrices[WITHIN], count, numbers[RADIUS])
-        cut = propose(matrices, vectors, count, numbers[DAMPING])
+    for trial in range(MAX_TRIALS):
+        numbers[DAMPING] = 0.0
+        if safe:
+            propose(matrices, vectors, count, True, 0.0)
+            if length_of(vectors, DELTA) > 1.1 * numbers[RADIUS]:
+                safe = False
+                release(vectors, THETA, GRADIENT)
+                count = reduce(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL])
+                decompose(matrices[SMALL], matrices[WITHIN], count)
+        if not safe and not undamped:
+            numbers[DAMPING] = damping_for(matrices[WITHIN], count, numbers[RADIUS])
+        cut = propose(matrices, vectors, count, safe, numbers[DAMPING])
         predicted, rate = descent_along(matrices, vectors)
         length = length_of(vectors, DELTA)
         worthless = predicted <= rounding(numbers)
-        if length <= SMALL_STEP * length_of(vectors, THETA) or (worthless and not cut) or (worthless and undamped):
+        if length <= SMALL_STEP * length_of(vectors, THETA) or (worthless and (undamped or not cut)):
             # Try the full step before giving up: along a nearly undetermined direction any damping hides the gain.
-            if undamped or numbers[DAMPING] == 0 or distance(matrices, vectors, numbers, rows) <= ARRIVED:
+            if undamped or numbers[DAMPING] == 0 or distance(matrices, vectors, numbers, n) <= ARRIVED:
                 break
             undamped = True
             continue
-        if not worthless and attempt(
-            linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters, predicted
-        ):
+        if not worthless and attempt(linearize, sum_of_squares, context, system, offset, vectors, numbers, counters, predicted):
             ratio = (numbers[SUM] - numbers[TRIAL_SUM]) / predicted
             move(system, matrices, vectors, numbers)
+            counters[HESITANT] = min(trial, 1)
             if ratio >= 0.75 or numbers[DAMPING] == 0:
                 numbers[RADIUS] = 2 * length
             elif ratio <= 0.25:
@@ -455,47 +524,44 @@ def step(
             return RUNNING
         if undamped:
             break
+        counters[HESITANT] = 1
         shrunk = 0.1
         if not worthless and numbers[TRIAL_SUM] < 100 * numbers[SUM]:
             # the minimum of the parabola with the sum and its slope here and the sum at the trial
             shrunk = min(max(rate / max(2 * rate + numbers[TRIAL_SUM] - numbers[SUM], 1e-300), 0.1), 0.5)
         numbers[RADIUS] = shrunk * min(numbers[RADIUS], length)
-    return judge(matrices, vectors, numbers, counters, rows)
+    return judge(matrices, vectors, numbers, counters, n)
 
 
 def polish(
     linearize: Linearize,
-    sum_of_squares: SumOfSquares,
     context: Any,
-    system: Array,
-    offset: Array,
-    matrices: Array,
-    vectors: Array,
-    numbers: Array,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
     counters: Counters,
 ) -> None:
     """Take undamped steps while they shorten the way that is left."""
     release(vectors, THETA, GRADIENT)
-    count = decompose(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+    count = reduce(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL])
+    safe = factorize(matrices[SMALL], matrices[WITHIN], count)
     left = explained(matrices[WITHIN], count, -1.0)
     for _ in range(POLISH):
         if left <= POLISHED * POLISHED * numbers[SUM]:
             return
-        propose(matrices, vectors, count, 0.0)
+        propose(matrices, vectors, count, safe, 0.0)
         moved = False
         for j in range(vectors.shape[1]):
             moved = moved or vectors[TRIAL, j] != vectors[THETA, j]
-        if not moved:
-            return
-        counters[EVALUATIONS] += 1
-        if not sum_of_squares(vectors[TRIAL], context) <= numbers[SUM] + 10 * rounding(numbers):
-            return
-        if not look(linearize, context, system, offset, vectors, numbers, counters):
+        if not (moved and look(linearize, context, system, offset, vectors, numbers, counters)):
             return
         release(vectors, TRIAL, TRIAL_GRADIENT)
-        count = decompose(system, vectors, NORMS, FREE, matrices[SMALL], matrices[WITHIN])
+        count = reduce(system, vectors, NORMS, FREE, matrices[SMALL])
+        safe = factorize(matrices[SMALL], matrices[WITHIN], count)
         before, left = left, explained(matrices[WITHIN], count, -1.0)
-        if not left < before:
+        if not (left < before and numbers[TRIAL_SUM] <= numbers[SUM] + 10 * rounding(numbers)):
             return
         move(system, matrices, vectors, numbers)
 
@@ -504,13 +570,13 @@ def advance(
     linearize: Linearize,
     sum_of_squares: SumOfSquares,
     context: Any,
-    system: Array,
-    offset: Array,
-    matrices: Array,
-    vectors: Array,
-    numbers: Array,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
     counters: Counters,
-    history: Array,
+    history: Matrix,
 ) -> int:
     """Take steps until the history is full or the fit has ended; say which.
 
@@ -550,7 +616,7 @@ def advance(
         if code == RUNNING:
             code = step(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters)
             if code == CONVERGED:
-                polish(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters)
+                polish(linearize, context, system, offset, matrices, vectors, numbers, counters)
             counters[STEPS] += 1
         history[row, 1] = numbers[DAMPING]
         for j in range(p):
@@ -560,19 +626,20 @@ def advance(
     return RUNNING
 
 
-def on_bound(vectors: Array, j: int, bound: int) -> bool:
+def on_bound(vectors: Matrix, j: int, bound: int) -> bool:
     """Tell whether a parameter is on a bound."""
-    return abs(vectors[THETA, j] - vectors[bound, j]) <= ON_BOUND * max(abs(vectors[bound, j]), 1e-300) < math.inf
+    on: bool = abs(vectors[THETA, j] - vectors[bound, j]) <= ON_BOUND * max(abs(vectors[bound, j]), 1e-300) < math.inf
+    return on
 
 
 def conclude(
     linearize: Linearize,
     context: Any,
-    system: Array,
-    offset: Array,
-    matrices: Array,
-    vectors: Array,
-    numbers: Array,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
     counters: Counters,
 ) -> int:
     r"""What the statistics need at THETA: distance from the minimum, :math:`(J^T J)^{-1}`, and which parameters are undetermined.
@@ -594,19 +661,22 @@ def conclude(
         on = on_bound(vectors, j, LOWER) or on_bound(vectors, j, UPPER)
         vectors[MOVING, j] = 0.0 if on else 1.0
     rows, inverse = matrices[REMAINING], matrices[INVERSE]
-    count = decompose(matrices[TRIANGLE], vectors, COLUMNS, MOVING, matrices[SMALL], rows)
+    count = reduce(matrices[TRIANGLE], vectors, COLUMNS, MOVING, matrices[SMALL])
+    safe = factorize(matrices[SMALL], rows, count)
     limit = negligible(rows, count, numbers[RANK_TOLERANCE])
     a = 0
     for i in range(p):
         b = 0
-        lacking = 1.0
+        lacking = 0.0 if safe else 1.0
         for j in range(p):
             inverse[i, j] = math.nan
             if vectors[MOVING, i] > 0 and vectors[MOVING, j] > 0:
                 total = 0.0
                 for k in range(count):
                     square = rows[k, count + 1]
-                    if square > limit:
+                    if safe:
+                        total += rows[a, k] * rows[b, k]
+                    elif square > limit:
                         share = rows[k, a] * rows[k, b] / square
                         total += share / square
                         if i == j:
@@ -621,3 +691,24 @@ def conclude(
             vectors[UNDETERMINED, i] = math.sqrt(max(lacking, 0.0))
             a += 1
     return CONVERGED
+
+
+def solve(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
+    counters: Counters,
+    history: Matrix,
+) -> int:
+    """`advance`, and `conclude` where the fit has ended; only `conclude` for a history without rows."""
+    if history.shape[0] == 0:
+        return conclude(linearize, context, system, offset, matrices, vectors, numbers, counters)
+    code = advance(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters, history)
+    if code != RUNNING and code != NOT_FINITE:
+        conclude(linearize, context, system, offset, matrices, vectors, numbers, counters)
+    return code

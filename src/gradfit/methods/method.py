@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -80,14 +80,69 @@ class Evaluation:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class Block:
+    """Several steps of a compiled run, one row each; see :class:`Evaluation` for the meaning of a row.
+
+    Attributes
+    ----------
+    train_loss, validation_loss
+        (k,).
+    settings
+        By name, (k,) each.
+    theta, gradient
+        (k, p), in float64.
+    status, detail
+        How the run ended with the last of these rows; None where it goes on.
+    """
+
+    train_loss: Floats
+    validation_loss: Floats
+    settings: Mapping[str, Floats]
+    theta: Floats
+    gradient: Floats
+    status: Status | None = None
+    detail: str = ""
+
+
 class Run(Protocol):
-    """A method at work on one problem."""
+    """A method at work on one problem.
+
+    ``loop_reason`` says how its loop is run where that is worth a sentence; ``source`` is compiled code of its own, or "".
+    """
+
+    @property
+    def loop_reason(self) -> str:
+        """How the loop is run."""
+
+    @property
+    def source(self) -> str:
+        """Source of what is compiled of the method itself."""
 
     def step(self) -> Evaluation:
         """Take one step."""
 
     def final(self) -> Floats:
         """Give the parameters the run stands for now, (p,): the last ones, or their average."""
+
+
+@runtime_checkable
+class CompiledRun(Protocol):
+    """A method at work in compiled code: it takes many steps at once."""
+
+    @property
+    def loop_reason(self) -> str:
+        """How the loop is run."""
+
+    @property
+    def source(self) -> str:
+        """Source of what is compiled of the method itself."""
+
+    def advance(self, limit: int) -> Block:
+        """Take at most ``limit`` steps, and at least one."""
+
+    def final(self) -> Floats:
+        """Give the parameters the run stands for now."""
 
 
 class Method(Protocol):
@@ -116,7 +171,7 @@ class Method(Protocol):
     def check(self, problem: Problem) -> None:
         """Raise before anything is computed if this method cannot serve this problem."""
 
-    def start(self, problem: Problem) -> Run:
+    def start(self, problem: Problem) -> Run | CompiledRun:
         """Begin."""
 
 
@@ -134,6 +189,8 @@ class Solution:
         Steps taken.
     columns
         The history: train_loss, validation_loss, settings, and arrays ``theta`` and ``gradient`` (steps, p).
+    loop_reason, source
+        How the loop was run, and its compiled code; "" where there is nothing to say.
     """
 
     theta: Floats
@@ -141,3 +198,5 @@ class Solution:
     message: str
     steps: int
     columns: Mapping[str, Floats] = field(repr=False)
+    loop_reason: str = ""
+    source: str = field(default="", repr=False)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
+from gradfit.compiler import cache
 from gradfit.errors import OptionError, unknown
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {
@@ -121,6 +122,37 @@ def known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> dic
             )
             raise OptionError(unknown(f"option of {optimizer.__name__}", name, [*known, *own]))
     return dict(options)
+
+
+def identity(optimizer: type[Optimizer], options: Mapping[str, Any]) -> str | None:
+    """Name an optimizer of torch's own with plain options, so that what was found of it can be kept; else None."""
+    if not optimizer.__module__.startswith("torch.optim") or not all(map(_plain, options.values())):
+        return None
+    return f"{optimizer.__qualname__}({', '.join(f'{name}={options[name]!r}' for name in sorted(options))})"
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str, type(None))) or (isinstance(value, tuple) and all(map(_plain, value)))
+
+
+_TRIED: set[str] = set()
+
+
+def was_tried(known: str) -> bool:
+    """Whether this version of torch took these options before, in this process or another."""
+    if known not in _TRIED and cache.read(_tried_file(known)) is not None:
+        _TRIED.add(known)
+    return known in _TRIED
+
+
+def remember_tried(known: str) -> None:
+    """Remember that torch took these options: making an optimizer for the first time takes torch seconds."""
+    _TRIED.add(known)
+    cache.write(_tried_file(known), b"")
+
+
+def _tried_file(known: str) -> str:
+    return f"{cache.key('tried', torch.__version__, known)}.tried"
 
 
 def needs_closure(optimizer: type[Optimizer]) -> bool:

@@ -210,6 +210,7 @@ class FitRecord:
     history: History
     diagnosis: Diagnosis
     points: Points
+    source: str = ""
 
 
 def history(solution_columns: Mapping[str, Floats], names: Sequence[str]) -> History:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.compiled import AnyKernel
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
 from gradfit.methods.method import Method, Status
@@ -42,7 +42,7 @@ class Setting:
     dropped: int
 
 
-def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_losses: Floats) -> FitRecord:
+def summarize(outcome: Outcome, kernel: AnyKernel, setting: Setting, fold_losses: Floats) -> FitRecord:
     """Draw every conclusion a fit allows."""
     solution, data = outcome.solution, setting.data
     kind = kernel.loss_kind
@@ -72,8 +72,9 @@ def summarize(outcome: Outcome, kernel: EagerKernel, setting: Setting, fold_loss
         method=setting.method.name,
         unit=setting.method.unit,
         steps=solution.steps,
-        engine="torch",
-        engine_reason=kernel.reason,
+        engine=kernel.engine,
+        engine_reason=f"{kernel.reason} {solution.loop_reason}".strip(),
+        source=solution.source or kernel.source,
         history=history(solution.columns, setting.parameters.free_elements),
         diagnosis=_diagnosis(outcome, setting),
         points=_points(outcome, kernel, setting),
@@ -93,7 +94,7 @@ def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
     return float(setting.data.n - int((~_on_bound(outcome, setting)).sum()))
 
 
-def _covariance(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Covariance:
+def _covariance(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Covariance:
     near, p = outcome.near, len(outcome.solution.theta)
     why = _why_no_errors(outcome, kernel)
     if near is None or why:
@@ -109,7 +110,7 @@ def _covariance(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Cova
     )
 
 
-def _why_no_errors(outcome: Outcome, kernel: EagerKernel) -> str:
+def _why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
     """Say why a fit has no errors to give; "" where it has."""
     status = outcome.solution.status
     if status is Status.NOT_FINITE:
@@ -206,7 +207,7 @@ def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
     )
 
 
-def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: EagerKernel) -> tuple[str, ...]:
+def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: AnyKernel) -> tuple[str, ...]:
     status = outcome.solution.status
     found = [] if status.success else [outcome.solution.message]
     assumed = [estimate.name for estimate in estimates if estimate.assumed]
@@ -238,7 +239,7 @@ def _model_record(setting: Setting) -> ModelRecord:
     return ModelRecord(model.kind, model.label, model.text, model.data_names, setting.data.target_name, shapes)
 
 
-def _points(outcome: Outcome, kernel: EagerKernel, setting: Setting) -> Points:
+def _points(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Points:
     """Keep rows for pictures, training rows first; evenly thinned where they are many."""
     parts = [setting.data] if setting.validation is None else [setting.data, setting.validation]
     total = sum(part.n for part in parts)

@@ -1,0 +1,330 @@
+"""The native engine: the quantities of a :class:`~gradfit.compiler.kernel.Kernel` from compiled code.
+
+``compile_kernel`` takes a kernel of the torch engine, traces its model, compiles it, and tries it against torch on some of the
+rows. What it gives knows the same things and computes them faster; where something is asked for that was not compiled (the
+prediction as a differentiable tensor), it asks the torch engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfit.compiler import descent_code, model_code, native
+from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.graph import Untraceable
+from gradfit.compiler.kernel import Linearization
+from gradfit.compiler.row_trace import loss_row, prediction_row
+from gradfit.compiler.rows import RowSource
+from gradfit.data.dataset import Dataset
+from gradfit.errors import ModelError
+from gradfit.model.loss import Loss, gauss_newton_rows
+from gradfit.model.model import Model
+from gradfit.model.parameters import Parameters
+from gradfit.typing import Floats
+
+TRIED_ROWS = 64
+AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}  # of compiled and eager values, relative to the largest: orders of rounding differ
+NUMPY = {"double": np.float64, "single": np.float32}
+
+
+@dataclass(frozen=True)
+class ModelCode:
+    """Compiled code of a model and a loss, for any data.
+
+    Attributes
+    ----------
+    prediction, loss
+        Sources of one row, of the prediction in double precision and of the loss in the fit's; the latter None for a loss that
+        is compiled from the former.
+    """
+
+    prediction: RowSource
+    loss: RowSource
+
+    @functools.cached_property
+    def objects(self) -> dict[bool, bytes]:
+        """Object files of the model's functions, with and without weights, as they are asked for."""
+        return {}
+
+    def model_object(self, weighted: bool) -> bytes:
+        """Object file of the model's functions."""
+        if weighted not in self.objects:
+            self.objects[weighted] = model_code.model_object(self.prediction, weighted=weighted)
+        return self.objects[weighted]
+
+    @functools.cached_property
+    def _functions(self) -> dict[tuple[str, bool], native.Function]:
+        return {}
+
+    def function(self, name: str, *, weighted: bool) -> Any:
+        """Find one of the model's functions, or ``gf_loss``."""
+        if (name, weighted) not in self._functions:
+            if name == "gf_loss":
+                library = native.load([descent_code.loss_object(self.loss)], [name])
+                self._functions[name, weighted] = native.Function(library, name, ctypes.c_double, 3)
+            else:
+                library = native.load([self.model_object(weighted)], model_code.NAMES)
+                counts = {"gf_linearize": 4, "gf_residual": 3, "gf_sum_of_squares": 2, "gf_predict": 4}
+                for own, count in counts.items():
+                    self._functions[own, weighted] = native.Function(library, own, ctypes.c_double, count)
+        return self._functions[name, weighted].call
+
+
+@dataclass(frozen=True)
+class Context:
+    """Data as compiled code sees them: arrays, and the table that says where they are."""
+
+    n: int
+    arrays: tuple[np.ndarray, ...] = field(repr=False)
+    words: np.ndarray = field(repr=False)
+    address: int
+
+    @classmethod
+    def of(cls, columns: Sequence[Any], fixed: Floats, dtype: str) -> Context:
+        """Describe columns (n,) and the fixed numbers; copies what is not laid out as compiled code wants it."""
+        kind = NUMPY[dtype]
+        arrays = tuple(np.ascontiguousarray(column, dtype=kind) for column in (fixed, *columns))
+        n = len(arrays[1])
+        words = np.array([n, *(array.ctypes.data for array in arrays)], dtype=np.int64)
+        return cls(n, arrays, words, words.ctypes.data)
+
+
+@dataclass(frozen=True)
+class NativeKernel:
+    """A model on its data, compiled."""
+
+    eager: EagerKernel
+    code: ModelCode = field(repr=False)
+
+    # --- what the torch engine knows ------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.eager.model
+
+    @property
+    def parameters(self) -> Parameters:
+        """Its parameters."""
+        return self.eager.parameters
+
+    @property
+    def loss_function(self) -> Loss:
+        """The loss."""
+        return self.eager.loss_function
+
+    @property
+    def numeric(self) -> bool:
+        """Never: derivatives are exact."""
+        return False
+
+    engine = "native"
+
+    @property
+    def reason(self) -> str:
+        """Why this engine."""
+        return "the model is compiled; its derivatives are those of torch's autograd."
+
+    @property
+    def source(self) -> str:
+        """The compiled function of one row."""
+        return self.code.prediction.text if self.loss_kind == "least_squares" else self.code.loss.text
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return self.eager.n
+
+    @property
+    def loss_kind(self) -> str:
+        """Which statistics the loss allows."""
+        return self.eager.loss_kind
+
+    @property
+    def signal(self) -> float:
+        """Mean square of target / sigma."""
+        return self.eager.signal
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the fit."""
+        return self.eager.dtype
+
+    def predict(self, theta: Tensor, columns: dict[str, Tensor] | None = None) -> Tensor:
+        """Prediction of each row, (n,); differentiable, by torch."""
+        return self.eager.predict(theta, columns)
+
+    def on(self, data: Dataset) -> NativeKernel:
+        """Give the same model on other rows."""
+        return NativeKernel(self.eager.on(data), self.code)
+
+    def in_double(self) -> NativeKernel:
+        """Give the kernel in double precision."""
+        if self.dtype == torch.float64:
+            return self
+        return compile_kernel(self.eager.in_precision(torch.float64), checked=False)
+
+    # --- data for compiled code -----------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _fixed(self) -> Floats:
+        specs = self.parameters.specs.values()
+        parts = [np.ravel(spec.start) for spec in specs if spec.fixed and spec.tied is None]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    @functools.cached_property
+    def context(self) -> Context:
+        """Data in double precision with weights, for the model's functions."""
+        eager = self.eager
+        weight = () if eager.sigma is None else (1 / eager.sigma.double().numpy(),)
+        columns = [column.double().numpy() for column in eager.columns.values()]
+        return Context.of([*columns, eager.target.double().numpy(), *weight], self._fixed, "double")
+
+    @functools.cached_property
+    def loss_context(self) -> Context:
+        """Data in the fit's precision with sigma, for the loss."""
+        eager = self.eager
+        sigma = () if eager.sigma is None else (eager.sigma.numpy(),)
+        columns = [column.numpy() for column in eager.columns.values()]
+        return Context.of([*columns, eager.target.numpy(), *sigma], self._fixed, self.code.loss.dtype)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have a sigma."""
+        return self.eager.sigma is not None
+
+    def _theta(self, theta: Any, kind: Any = np.float64) -> np.ndarray:
+        return np.ascontiguousarray(theta, dtype=kind)
+
+    # --- quantities -----------------------------------------------------------------------------------------------------
+
+    def loss(self, theta: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Mean loss over all rows, or over some; differentiable."""
+        if rows is not None:
+            return self.eager.loss(theta, rows)
+        return _CompiledLoss.apply(theta, self)  # type: ignore[no-any-return,no-untyped-call]
+
+    def loss_and_gradient(self, theta: Any) -> tuple[float, Floats]:
+        """Mean loss, and its gradient by the free numbers, (p,)."""
+        point = self._theta(theta, NUMPY[self.code.loss.dtype])
+        gradient = np.empty(len(point))
+        function = self.code.function("gf_loss", weighted=self.weighted)
+        loss = function(point.ctypes.data, self.loss_context.address, gradient.ctypes.data)
+        return loss, gradient
+
+    def mean_loss(self, theta: Floats) -> float:
+        """Mean loss as a number."""
+        if self.loss_kind == "least_squares" and self.dtype == torch.float64:
+            point = self._theta(theta)
+            function = self.code.function("gf_sum_of_squares", weighted=self.weighted)
+            return function(point.ctypes.data, self.context.address) / self.n  # type: ignore[no-any-return]
+        return self.loss_and_gradient(theta)[0]
+
+    def jacobian(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Prediction (n,) and its exact derivative by the free parameters (n, p)."""
+        return self._rows("gf_predict", theta)
+
+    def residual(self, theta: Floats) -> tuple[Floats, Floats]:
+        """(prediction - target) / sigma, (n,), and its derivative (n, p), whatever the loss."""
+        return self._rows("gf_linearize", theta)
+
+    def _rows(self, name: str, theta: Floats) -> tuple[Floats, Floats]:
+        point = self._theta(theta)
+        value, derivative = np.empty(self.n), np.empty((len(point), self.n))
+        function = self.code.function(name, weighted=self.weighted)
+        function(point.ctypes.data, self.context.address, value.ctypes.data, derivative.ctypes.data)
+        return value, derivative.T
+
+    def linearize(self, theta: Floats) -> Linearization | None:
+        """Write the loss near theta as a sum of squares; None where it has no such form."""
+        if self.loss_kind == "least_squares":
+            residual, jacobian = self.residual(theta)
+            weight = self.context.arrays[-1] if self.weighted else np.ones(self.n)
+            target = self.context.arrays[-2] if self.weighted else self.context.arrays[-1]
+            return Linearization(residual, jacobian, residual / weight + target, weight, np.ones(self.n))
+        prediction, derivative = self.jacobian(theta)
+        sigma = None if self.eager.sigma is None else self.eager.sigma.double()
+        rows = gauss_newton_rows(self.loss_function, torch.from_numpy(prediction), self.eager.target.double(), sigma)
+        if rows is None:
+            return None
+        weight = rows.weight.numpy()
+        return Linearization(rows.residual.numpy(), weight[:, None] * derivative, prediction, weight, rows.bend.numpy())
+
+
+AnyKernel: TypeAlias = EagerKernel | NativeKernel
+
+
+class _CompiledLoss(torch.autograd.Function):
+    """The mean loss as a torch operation, computed with its gradient by compiled code."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, kernel: NativeKernel) -> Tensor:
+        loss, gradient = kernel.loss_and_gradient(theta.detach().numpy())
+        ctx.gradient = torch.from_numpy(gradient).to(theta.dtype)
+        return torch.tensor(loss, dtype=theta.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *outward: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient * outward[0], None
+
+
+def compile_kernel(kernel: EagerKernel, *, checked: bool = True) -> NativeKernel:
+    """Compile a kernel of the torch engine.
+
+    Raises
+    ------
+    Untraceable
+        It is no graph of single numbers, or its graph does not give what the model gives; the text says why.
+    """
+    if kernel.model.kind == "module":
+        raise Untraceable("it is a torch module, which computes with matrices")
+    if kernel.numeric or "one row at a time" in kernel.reason:
+        raise Untraceable(kernel.reason.rstrip("."))
+    compiled = NativeKernel(kernel, ModelCode(prediction_row(kernel), loss_row(kernel)))
+    if checked:
+        _compare(compiled)
+    return compiled
+
+
+def _compare(kernel: NativeKernel) -> None:
+    """Compare compiled and eager values on some rows, at the start and a little off it."""
+    start = kernel.parameters.start
+    rows = np.linspace(0, kernel.n - 1, min(kernel.n, TRIED_ROWS)).astype(np.int64)
+    few = NativeKernel(_selected(kernel.eager, rows), kernel.code)
+    for point in (start, np.clip(start * 1.01 + 1e-3, kernel.parameters.lower, kernel.parameters.upper)):
+        theta = torch.as_tensor(point, dtype=kernel.dtype)
+        with torch.no_grad():
+            try:
+                theirs, loss = few.eager.predict(theta).double().numpy(), float(few.eager.loss(theta))
+            except (ModelError, RuntimeError):
+                continue
+        ours = few.jacobian(point)[0]
+        rtol = AGREEMENT[kernel.dtype]
+        if not _alike(ours, theirs, rtol):
+            raise Untraceable("it gives other values for all rows at once than for each row by itself")
+        if not _alike(np.array([few.loss_and_gradient(point)[0]]), np.array([loss]), rtol):
+            raise Untraceable(f"its loss {kernel.loss_function.name} is no mean over rows")
+
+
+def _alike(ours: Floats, theirs: Floats, rtol: float) -> bool:
+    finite = theirs[np.isfinite(theirs)]
+    size = float(np.abs(finite).max(initial=0.0))
+    return np.allclose(ours, theirs, rtol=rtol, atol=rtol * size, equal_nan=True)
+
+
+def _selected(kernel: EagerKernel, rows: np.ndarray) -> EagerKernel:
+    index = torch.from_numpy(rows)
+    return replace(
+        kernel,
+        columns={name: column[index] for name, column in kernel.columns.items()},
+        target=kernel.target[index],
+        sigma=None if kernel.sigma is None else kernel.sigma[index],
+    )

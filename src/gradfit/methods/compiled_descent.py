@@ -1,0 +1,283 @@
+"""Gradient descent as one compiled loop: the same optimizer, schedule, batches and history as the torch engine's.
+
+torch's objects are asked for everything that is theirs: the optimizer's step is traced from its own code
+(:mod:`gradfit.compiler.optimizer`), the learning rates of all epochs are taken from the scheduler before the loop starts
+(ReduceLROnPlateau, which looks at the loss, is asked again after every few epochs), the order of the rows comes from the same
+generator. A run works in blocks of epochs, so that a caller can look, show and stop in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.signal
+import torch
+from torch.optim import Optimizer, lr_scheduler
+
+from gradfit.compiler import native
+from gradfit.compiler.compiled import NUMPY, NativeKernel
+from gradfit.compiler.descent_code import JOB_WORDS, Shape, StepSource, descent_object
+from gradfit.compiler.optimizer import trace_update
+from gradfit.compiler.rows import RowSource
+from gradfit.methods import scaling
+from gradfit.methods.method import Block, Problem, Status
+from gradfit.methods.optimizers import PER_BATCH, identity
+from gradfit.methods.stopping import DIVERGED_FACTOR
+from gradfit.typing import Floats
+
+if TYPE_CHECKING:
+    from gradfit.methods.gradient_descent import Averaging, GradientDescent
+
+MAX_ORDER = 5_000_000  # row numbers drawn ahead for mini-batches
+
+
+class CompiledDescent:
+    """A compiled loop at work.
+
+    Raises
+    ------
+    Untraceable
+        The optimizer's step cannot be compiled.
+    """
+
+    def __init__(self, method: GradientDescent, problem: Problem) -> None:
+        assert isinstance(problem.kernel, NativeKernel)
+        self.method, self.problem, self.kernel = method, problem, problem.kernel
+        start = problem.parameters.start
+        self.p, self.kind = len(start), NUMPY[self.kernel.code.loss.dtype]
+        self.scaled = method.scale if method.scale is not None else problem.parameters.packed
+        units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(self.p)
+        self.units = units.parameters.astype(self.kind)
+        self.slope = (units.loss / units.parameters).astype(self.kind)
+        self.theta = (start / units.parameters).astype(self.kind)
+        rate = method._rate(problem, units if self.scaled else None)
+        self.batches = 1 if method.batch_size is None else math.ceil(self.kernel.n / method.batch_size)
+        self.schedule = _Schedule(method, rate, self.batches, scaled=self.scaled)
+        self.generator = torch.Generator().manual_seed(int(problem.seed))
+        self.epoch = 0
+        step = _traced_step(method, self.schedule.typical, self.p, self.kernel.dtype, self.scaled)
+        bounded = bool(np.isfinite(problem.parameters.lower).any() or np.isfinite(problem.parameters.upper).any())
+        shape = Shape(
+            scaled=self.scaled,
+            validated=problem.validation is not None,
+            batched=method.batch_size is not None,
+            stepwise=self.schedule.stepwise,
+            bounded=bounded,
+        )
+        self.step_source = step
+        self.loop = loop_function(self.kernel.code.loss, step, shape)
+        self.state = np.zeros(max(1, len(step.state)))
+        self.measures = np.array([1 / units.loss, DIVERGED_FACTOR * problem.kernel.signal, math.nan])
+        self.limits = np.concatenate([problem.parameters.lower, problem.parameters.upper]) / np.tile(units.parameters, 2)
+        self.limits = self.limits.astype(self.kind)
+        self.room = np.empty(len(self.kernel.code.loss.inputs) * self.kernel.n if shape.batched else 0, dtype=self.kind)
+        self.average = None if method.averaging is None else _Average(method.averaging, method.max_steps)
+
+    @property
+    def source(self) -> str:
+        """What is compiled: the loss of one row, and the optimizer's step."""
+        first = "" if self.step_source.first == self.step_source.following else f"# The very first step:\n{self.step_source.first}\n"
+        return f"{self.kernel.code.loss.text}\n{first}{self.step_source.following}"
+
+    @property
+    def loop_reason(self) -> str:
+        """How the loop was run."""
+        return f"the whole loop is compiled, with torch's own {self.method.name} step traced."
+
+    def advance(self, limit: int) -> Block:
+        """Run at most ``limit`` epochs, fewer where the scheduler must look or the loss is lost."""
+        if not self.p:
+            return self._nothing_to_fit()
+        epochs = self.schedule.ready(self.epoch, min(limit, self._drawable(limit)))
+        settings = self.schedule.rows(self.epoch, epochs)
+        order = self._order(epochs)
+        history = np.empty((epochs, 2 + 2 * self.p))
+        done = self._run(epochs, settings, order, history)
+        history = history[:done]
+        block = Block(
+            train_loss=history[:, 0],
+            validation_loss=history[:, 1],
+            settings={"learning_rate": self.schedule.shown(self.epoch, done)},
+            theta=history[:, 2 : 2 + self.p],
+            gradient=history[:, 2 + self.p :],
+        )
+        if self.average is not None:
+            self.average.see(self.epoch, block.theta)
+        self.epoch += done
+        self.schedule.watch(block.train_loss if self.problem.validation is None else block.validation_loss)
+        return block
+
+    def final(self) -> Floats:
+        """Give the last parameters, or their average; in the user's units."""
+        if self.average is not None and self.average.count:
+            return self.average.value
+        return (self.theta * self.units).astype(np.float64)
+
+    def _run(self, epochs: int, settings: Floats, order: np.ndarray, history: Floats) -> int:
+        """Call the compiled loop; gives the epochs done."""
+        validation = self.problem.validation
+        other = validation.loss_context.address if isinstance(validation, NativeKernel) else 0
+        job = np.zeros(JOB_WORDS, dtype=np.int64)
+        job[0], job[1] = self.kernel.loss_context.address, other
+        job[2], job[3], job[4], job[5] = self.theta.ctypes.data, self.state.ctypes.data, self.epoch == 0, epochs
+        job[6], job[7] = settings.ctypes.data, history.ctypes.data
+        job[8], job[9], job[10] = self.units.ctypes.data, self.slope.ctypes.data, self.measures.ctypes.data
+        job[11], job[12] = self.method.batch_size or 0, order.ctypes.data
+        job[13], job[14] = self.room.ctypes.data, self.limits.ctypes.data
+        return int(self.loop.call(job.ctypes.data))
+
+    def _drawable(self, limit: int) -> int:
+        """How many epochs' row orders fit into the room for them."""
+        return limit if self.method.batch_size is None else max(1, MAX_ORDER // self.kernel.n)
+
+    def _order(self, epochs: int) -> np.ndarray:
+        if self.method.batch_size is None:
+            return np.empty(0, dtype=np.int64)
+        return np.stack([torch.randperm(self.kernel.n, generator=self.generator).numpy() for _ in range(epochs)])
+
+    def _nothing_to_fit(self) -> Block:
+        loss = self.kernel.mean_loss(np.empty(0))
+        validation = math.nan if self.problem.validation is None else self.problem.validation.mean_loss(np.empty(0))
+        nothing = np.empty((1, 0))
+        detail = "there is nothing to fit, every parameter is fixed"
+        rate = {"learning_rate": self.schedule.shown(0, 1)}
+        return Block(np.array([loss]), np.array([validation]), rate, nothing, nothing, Status.CONVERGED, detail)
+
+
+@functools.lru_cache(maxsize=256)
+def loop_function(source: RowSource, step: StepSource, shape: Shape) -> native.Function:
+    """Compile the loop, or find it."""
+    library = native.load([descent_object(source, step, shape)], ["gf_descend"])
+    return native.Function(library, "gf_descend", ctypes.c_int64, 1)
+
+
+STEPS: dict[object, StepSource] = {}
+
+
+def _traced_step(
+    method: GradientDescent, settings: Mapping[str, float], size: int, dtype: torch.dtype, scaled: bool
+) -> StepSource:
+    """Trace the optimizer's step, or find it among those traced before."""
+    options = method.effective_options(scaled=scaled)
+    name = identity(method.optimizer, options)
+    key = (name, tuple(settings), size, dtype)
+    if name is not None and key in STEPS:
+        return STEPS[key]
+    step = trace_update(
+        lambda leaves: method._build(leaves, settings["lr"], scaled=scaled), settings, size=max(size, 1), dtype=dtype, identity=name
+    )
+    if name is not None:
+        STEPS[key] = step
+    return step
+
+
+class _Schedule:
+    """What torch's scheduler sets, per step: known ahead, or where it looks at the loss a few epochs ahead."""
+
+    def __init__(self, method: GradientDescent, rate: float, batches: int, *, scaled: bool) -> None:
+        self.rate, self.epochs = rate, method.max_steps
+        self.plateau: Any = None
+        self.stepwise = False
+        self.per_epoch = 1
+        self.typical: dict[str, float] = {"lr": rate}
+        self.table = np.empty((0, 1))
+        if method.scheduler is None and not method.has_default_schedule(scaled=scaled):
+            return
+        optimizer = method._build([torch.zeros(1, requires_grad=True)], rate, scaled=scaled)
+        scheduler = method._schedule(optimizer, batches, scaled=scaled)
+        self.optimizer = optimizer
+        if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            self.plateau = scheduler
+            return
+        self.stepwise = isinstance(scheduler, PER_BATCH) and batches > 1
+        self.per_epoch = batches if self.stepwise else 1
+        rows = list(_settings(optimizer, scheduler, self.epochs * self.per_epoch, method))
+        moving = [name for name in rows[0] if name == "lr" or len({row[name] for row in rows}) > 1]
+        self.typical = {name: _typical([row[name] for row in rows]) for name in moving}
+        self.table = np.array([[row[name] for name in moving] for row in rows], dtype=np.float64)
+
+    def ready(self, epoch: int, limit: int) -> int:
+        """How many epochs may run before the scheduler must look."""
+        if self.plateau is None:
+            return limit
+        return min(limit, max(1, self.plateau.patience - self.plateau.num_bad_epochs + 1))
+
+    def rows(self, epoch: int, epochs: int) -> Floats:
+        """Settings of the steps of some epochs, one row per step (or per epoch where all its steps share them)."""
+        if len(self.table):
+            return np.ascontiguousarray(self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch])
+        return np.full((epochs, 1), self._now())
+
+    def shown(self, epoch: int, epochs: int) -> Floats:
+        """Learning rate of each epoch, as the history shows it: that of its first step."""
+        if len(self.table):
+            return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch : self.per_epoch, 0].copy()
+        return np.full(epochs, self._now())
+
+    def _now(self) -> float:
+        return self.rate if self.plateau is None else float(self.optimizer.param_groups[0]["lr"])
+
+    def watch(self, losses: Floats) -> None:
+        """Show the scheduler the losses of the epochs that ran."""
+        if self.plateau is not None:
+            for loss in losses:
+                self.plateau.step(float(loss))
+
+
+def _typical(values: list[float]) -> float:
+    """A value to trace with: one that is not 0."""
+    return next((value for value in values if value), 1e-3)
+
+
+def _settings(optimizer: Optimizer, scheduler: Any, count: int, method: GradientDescent) -> Iterator[dict[str, float]]:
+    """Let a scheduler take its steps, and write down what it sets before each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on steps of the scheduler without steps of the optimizer: that is the point
+        for step in range(count):
+            yield _numbers(optimizer.param_groups[0])
+            if step < count - 1:
+                method.step_scheduler(scheduler, step + 1)
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a parameter group by name; those of a tuple by place."""
+    found = {"lr": float(group["lr"])}
+    for name, value in group.items():
+        if name in ("params", "lr", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"):
+            continue
+        if isinstance(value, float):
+            found[name] = value
+        elif isinstance(value, tuple) and all(isinstance(part, float) for part in value):
+            found |= {f"{name}[{place}]": part for place, part in enumerate(value)}
+    return found
+
+
+class _Average:
+    """The average of the parameters along the way, from the history: equal weights, or exponential ones."""
+
+    def __init__(self, averaging: Averaging, epochs: int) -> None:
+        self.averaging, self.first = averaging, averaging.first_epoch(epochs)
+        self.count = 0
+        self.value: Floats = np.empty(0)
+
+    def see(self, epoch: int, theta: Floats) -> None:
+        """Take in the parameters after each epoch of a block that begins after ``epoch``."""
+        seen = theta[max(0, self.first - 1 - epoch) :]
+        if not len(seen):
+            return
+        if self.averaging.kind == "swa":
+            total = seen.sum(axis=0) if self.count == 0 else self.value * self.count + seen.sum(axis=0)
+            self.value = total / (self.count + len(seen))
+        else:
+            keep = self.averaging.decay
+            begin = seen[0] if self.count == 0 else self.value
+            rest = seen[1:] if self.count == 0 else seen
+            smooth = scipy.signal.lfilter([1 - keep], [1, -keep], rest, axis=0, zi=(keep * begin)[None])[0]
+            self.value = smooth[-1] if len(rest) else begin
+        self.count += len(seen)
