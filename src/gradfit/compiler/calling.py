@@ -59,14 +59,14 @@ def build(
     key = None if engine == "torch" else _key(plain)
     if key is not None and key in KNOWN:
         call, code = KNOWN[key]
-        return _depending(NativeKernel(replace(plain, call=call), code))
+        return _depending(NativeKernel(replace(plain, call=call), data, parameters, code))
     before = outside(model.function)
     eager = _way_to_call(plain)
     if engine == "torch":
         return _depending(eager)
-    kernel = _compiled(eager, before, strict=engine == "native")
+    kernel = _compiled(eager, data, before, strict=engine == "native")
     if key is not None and isinstance(kernel, NativeKernel):
-        KNOWN[key] = (kernel.eager.call, kernel.code)
+        KNOWN[key] = (kernel.base.call, kernel.code)
         while len(KNOWN) > MOST_KNOWN:
             KNOWN.pop(next(iter(KNOWN)))
     return _depending(kernel)
@@ -96,13 +96,13 @@ def _depending(kernel: AnyKernel) -> AnyKernel:
     return kernel
 
 
-def _compiled(kernel: EagerKernel, before: Hashable, *, strict: bool) -> AnyKernel:
+def _compiled(kernel: EagerKernel, data: Dataset, before: Hashable, *, strict: bool) -> AnyKernel:
     """Compile a kernel; where that cannot be done, keep it and say why."""
     try:
         changed = side_effect(kernel.model.function)
         if changed:
             raise Untraceable(f"{changed}, and compiled code would do so only once")
-        compiled = compile_kernel(kernel)
+        compiled = compile_kernel(kernel, data)
         if outside(kernel.model.function) != before:
             raise Untraceable("it changes something outside itself when it is called")
         return compiled

@@ -104,15 +104,24 @@ def _divide(a: Operand, b: Operand, *, rounding_mode: str | None = None) -> Node
 
 def _floor_divide(a: Operand, b: Operand) -> Node:
     """Floor of a quotient; from the remainder, so that rounding of the quotient does not push it over the edge."""
-    whole = apply("div", a - remainder(a, b), b) if isinstance(a, Node) else apply("div", a - remainder(a, b), b)
-    return where(_equal(b, 0.0) if isinstance(b, Node) else constant(b == 0, "bool"), apply("div", a, b), rounded(whole))
+    quotient, rest = apply("div", a, b), fmod(a, b)
+    down = _differs(rest, 0.0) & (_negative(b) ^ (rest < 0.0))
+    near = (a - rest) / b
+    near = where(down, near - 1.0, near)
+    below = floor(near)
+    whole = where(near - below > 0.5, below + 1.0, below)
+    whole = where(_equal(near, 0.0), apply("copysign", 0.0, quotient), whole)
+    return where(_equal(b, 0.0), quotient, whole)
 
 
 def remainder(a: Operand, b: Operand) -> Node:
     """``a - floor(a / b) * b``: has the sign of the divisor."""
     rest = fmod(a, b)
-    negative = b < 0 if isinstance(b, Node) else constant(b < 0, "bool")
-    return where(_differs(rest, 0.0) & (negative ^ (rest < 0.0)), rest + b, rest)
+    return where(_differs(rest, 0.0) & (_negative(b) ^ (rest < 0.0)), rest + b, rest)
+
+
+def _negative(x: Operand) -> Node:
+    return apply("lt", x, 0.0)
 
 
 def _clamp(x: Node, lower: Operand | None = None, upper: Operand | None = None) -> Node:
@@ -155,8 +164,13 @@ def _sinc(x: Node) -> Node:
     return where(_equal(x, 0.0), constant(1.0, x.dtype), sin(angle) / angle)
 
 
-def _xlogy(x: Node, y: Node) -> Node:
-    return where(isnan(y), constant(math.nan, y.dtype), where(_equal(x, 0.0), constant(0.0, x.dtype), x * log(y)))
+def _xlogy(x: Operand, y: Operand) -> Node:
+    product = apply("mul", x, log(y) if isinstance(y, Node) else _logarithm(y))
+    return where(_differs(y, y), math.nan, where(_equal(x, 0.0), constant(0.0, product.dtype), product))
+
+
+def _logarithm(number: float) -> float:
+    return math.log(number) if number > 0 else -math.inf if number == 0 else math.nan
 
 
 def _gelu(x: Node, *, approximate: str = "none") -> Node:
@@ -221,12 +235,23 @@ def _elu(x: Node, alpha: float = 1, scale: float = 1, input_scale: float = 1) ->
 
 def _elu_backward(grad: Node, alpha: float, scale: float, input_scale: float, is_result: bool, x: Node) -> Node:
     below = input_scale * (x + alpha * scale) if is_result else input_scale * alpha * scale * exp(x * input_scale)
-    return where(x < 0.0, grad * below, grad * scale)
+    return where(x <= 0.0, grad * below, grad * scale)
+
+
+def _log_sigmoid_backward(grad: Node, x: Node) -> Node:
+    small = exp(-absolute(x))
+    share = small / (1.0 + small)
+    return grad * where(x < 0.0, 1.0 - share, share)
+
+
+def _mish_backward(grad: Node, x: Node) -> Node:
+    bent = apply("tanh", log1p(exp(x)))
+    return grad * (bent + x * _sigmoid(x) * (1.0 - bent * bent))
 
 
 def _heaviside(x: Node, at_zero: Node) -> Node:
-    step = where(x < 0.0, constant(0.0, x.dtype), constant(1.0, x.dtype))
-    return where(isnan(x), x, where(_equal(x, 0.0), at_zero, step))
+    step = where(x > 0.0, constant(1.0, x.dtype), constant(0.0, x.dtype))
+    return where(_equal(x, 0.0), at_zero, step)
 
 
 def _fmax(a: Node, b: Node) -> Node:
@@ -293,6 +318,7 @@ OPS: Mapping[str, Op] = {
     "logaddexp2": Op(_logaddexp2, (REAL, REAL)),
     "xlogy": Op(_xlogy, (REAL, POSITIVE)),
     "logit": Op(lambda x, eps=None: _logit(x, eps), ((0.01, 0.99),)),
+    "logit_backward": Op(lambda grad, x, eps=None: _logit_backward(grad, x, eps), (REAL, (0.01, 0.99))),
     # trigonometry
     "sin": _unary("sin"),
     "cos": _unary("cos"),
@@ -322,15 +348,21 @@ OPS: Mapping[str, Op] = {
     "lgamma": _unary("lgamma", POSITIVE),
     "digamma": _unary("digamma", POSITIVE),
     "polygamma": Op(_polygamma, (POSITIVE,)),
+    "log_sigmoid_forward": Op(lambda x: minimum(x, 0.0) - log1p(exp(-absolute(x))), (REAL,)),
+    "log_sigmoid_backward": Op(lambda grad, x, kept: _log_sigmoid_backward(grad, x), (REAL, REAL, REAL)),
     "silu": Op(lambda x: x / (1.0 + exp(-x)), (REAL,)),
     "silu_backward": Op(lambda grad, x: grad * _sigmoid(x) * (1.0 + x * (1.0 - _sigmoid(x))), (REAL, REAL)),
     "gelu": Op(_gelu, (REAL,)),
     "gelu_backward": Op(_gelu_backward, (REAL, REAL)),
     "elu": Op(_elu, (REAL,)),
     "elu_backward": Op(_elu_backward, (REAL, REAL)),
+    "celu": Op(lambda x, alpha=1.0: _elu(x, alpha, 1.0, 1.0 / alpha), (REAL,)),
+    "mish": Op(lambda x: x * apply("tanh", log1p(exp(x))), (REAL,)),
+    "mish_backward": Op(_mish_backward, (REAL, REAL)),
     "relu": Op(lambda x: maximum(x, 0.0), (REAL,)),
     "leaky_relu": Op(lambda x, slope=0.01: where(x > 0.0, x, x * slope), (REAL,)),
     "leaky_relu_backward": Op(lambda grad, x, slope, is_result: where(x > 0.0, grad, grad * slope), (REAL, REAL)),
+    "threshold": Op(lambda x, edge, value: where(x <= edge, constant(value, x.dtype), x), (REAL,)),
     "threshold_backward": Op(lambda grad, x, edge: where(x <= edge, constant(0.0, x.dtype), grad), (REAL, REAL)),
     "hardtanh": Op(lambda x, lower=-1, upper=1: _clamp(x, lower, upper), (REAL,)),
     "hardtanh_backward": Op(
@@ -395,6 +427,13 @@ def _is_one(value: object) -> bool:
 def _logit(x: Node, eps: float | None) -> Node:
     inside = x if eps is None else _clamp(x, eps, 1 - eps)
     return log(inside / (1.0 - inside))
+
+
+def _logit_backward(grad: Node, x: Node, eps: float | None) -> Node:
+    slope = grad / (x * (1.0 - x))
+    if eps is None:
+        return where((x < 0.0) | (x > 1.0), constant(math.nan, x.dtype), slope)
+    return where((x < eps) | (x > 1 - eps), constant(0.0, x.dtype), slope)
 
 
 def compute(name: str, arguments: tuple[Any, ...], options: Mapping[str, Any], dtype: str) -> Node:

@@ -25,7 +25,9 @@ from gradfit.compiler.ops import OPS, compute
 
 DTYPES = {torch.float64: "double", torch.float32: "single", torch.bool: "bool"}
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # held as doubles: exact to 2**53
-IGNORED = frozenset(["detach_", "set_", "resize_", "_record_function_enter_new", "_record_function_exit"])
+IGNORED = frozenset(
+    ["detach_", "set_", "resize_", "_record_function_enter_new", "_record_function_exit", "empty_like", "new_empty"]
+)
 BRANCHES = frozenset(["_local_scalar_dense", "is_nonzero", "equal", "nonzero"])
 # Operators that only move numbers; new places are filled with 0.
 MOVES = frozenset(
@@ -84,7 +86,7 @@ class Recorder(TorchDispatchMode):
             raise Untraceable(f"it uses numbers of type {str(tensor.dtype).removeprefix('torch.')}")
         if tensor.numel() > MAX_CONSTANTS:
             raise Untraceable(f"it holds a constant array of {tensor.numel()} numbers")
-        values = tensor.detach().reshape(-1).tolist()
+        values = [0.0] * tensor.numel() if tensor._is_zerotensor() else tensor.detach().reshape(-1).tolist()
         nodes = np.empty(len(values), dtype=object)
         nodes[:] = [self.constant(value, dtype_of(tensor)) for value in values]
         return nodes.reshape(tuple(tensor.shape))
@@ -113,7 +115,7 @@ class Recorder(TorchDispatchMode):
             if changed is not None:
                 self.write(changed, self.read(changed))  # before torch changes it
             result = func(*args, **kwargs)
-        if unknown or (changed is None and _is_view(result, args)):
+        if unknown or (changed is None and (_is_view(result, args) or _is_nothing(result))):
             return result
         with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
             self._record(func, name.removesuffix("_"), args, kwargs, result, changed)
@@ -129,7 +131,9 @@ class Recorder(TorchDispatchMode):
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, result: Any, changed: Tensor | None) -> None:
         target = result if changed is None else changed
-        if name in ("_to_copy", "copy", "fill", "full_like", "new_full", *FILLED):
+        if name == "log_sigmoid_forward":
+            target = result[0]  # the other result is what torch keeps for the derivative
+        if name in ("_to_copy", "to", "copy", "fill", "full_like", "new_full", *FILLED):
             nodes = self._filled(name, args)
         elif name in OPS:
             nodes = self._elementwise(func, name, args, kwargs, target)
@@ -305,6 +309,11 @@ def _is_view(result: Any, args: Any) -> bool:
     outputs = _tensors([result])
     storages = {tensor.untyped_storage()._cdata for tensor in _tensors(args)}
     return bool(outputs) and all(tensor.untyped_storage()._cdata in storages for tensor in outputs)
+
+
+def _is_nothing(result: Any) -> bool:
+    """Whether it is a derivative that torch knows to be 0, whatever it is multiplied by."""
+    return isinstance(result, Tensor) and result._is_zerotensor()
 
 
 def _tensors(values: Any) -> list[Tensor]:

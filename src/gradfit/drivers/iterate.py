@@ -80,7 +80,7 @@ def _step_by_step(run: Run, method: Method, problem: Problem, observe: Observer 
 def _in_blocks(run: CompiledRun, method: Method, problem: Problem, observe: Observer | None) -> tuple[Solution, bool]:
     trail = _BlockTrail(method, problem, run)
     patience = _Patience(method.early_stopping)
-    size = max(1, min(LARGEST_BLOCK, int(FIRST_BLOCK / problem.kernel.n)))
+    size = max(1, min(LARGEST_BLOCK, int(FIRST_BLOCK / problem.kernel.n), method.first_block))
     while trail.steps < method.max_steps:
         begun = time.monotonic()
         first, before = trail.steps, trail.theta
@@ -175,7 +175,8 @@ class _Ending:
         steps = len(columns["train_loss"])
         message = sentence(status, self.method, steps, detail)
         inside = _inside(_array(theta), self.problem)
-        return Solution(inside, status, message, steps, columns, self.run.loop_reason, self.run.source)
+        concluded = getattr(self.run, "conclusion", None) if status is not Status.DIVERGED else None
+        return Solution(inside, status, message, steps, columns, self.run.loop_reason, self.run.source, concluded)
 
 
 class _Trail(_Ending):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,36 +16,54 @@ from gradfit.compiler.compiled import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.iterate import Observer, iterate, sentence
-from gradfit.methods.gauss_newton import held
 from gradfit.methods.method import Method, Problem, Solution, Status
-from gradfit.methods.stopping import ARRIVED, remaining_distance
+from gradfit.methods.solving import Conclusion, conclude
+from gradfit.methods.stopping import ARRIVED
 from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 MAX_LINEARIZED = 200  # free parameters; beyond, a Jacobian costs more than it tells
+SINGLE = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A solution, and the fit near it.
+    """A solution, and the fit near it. What costs and not every caller asks for is computed when it is asked for.
 
     Attributes
     ----------
     solution
         What the loop found.
-    near
-        The least-squares form at the solution in float64; None where the loss or the model has none.
+    kernel, held_out
+        The training rows and the validation rows, in double precision where the model allows.
+    conclusion
+        The sum of squares near the solution; None where the loss or the model has none.
     distance
         Distance to the minimum in standard errors; NaN where it cannot be had.
-    loss, validation_loss
-        Mean losses at the solution.
     """
 
     solution: Solution
-    near: Linearization | None
+    kernel: AnyKernel = field(repr=False)
+    held_out: AnyKernel | None = field(repr=False)
+    conclusion: Conclusion | None
     distance: float
-    loss: float
-    validation_loss: float | None
+
+    @cached_property
+    def near(self) -> Linearization | None:
+        """The least-squares form at the solution, row by row; None where there is none."""
+        if self.conclusion is None:
+            return None
+        return self.kernel.linearize(self.solution.theta)
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean loss at the solution."""
+        return self.kernel.mean_loss(self.solution.theta)
+
+    @cached_property
+    def validation_loss(self) -> float | None:
+        """Mean loss of the validation rows at the solution."""
+        return None if self.held_out is None else self.held_out.mean_loss(self.solution.theta)
 
 
 def fit_one(
@@ -66,16 +85,15 @@ def fit_one(
     """
     held_out = None if validation is None else kernel.on(validation)
     problem = Problem(kernel, parameters, kernel.dtype, held_out, seed)
+    wide = kernel.in_double()
     with _own_randomness(kernel, seed):
         method.check(problem)
         solution, settled = iterate(method, problem, observe)
-        near = None if solution.status is Status.NOT_FINITE else _near(kernel, solution.theta)
-        distance = math.nan if near is None else _distance(near, solution.theta, parameters, spread)
+        conclusion = _concluded(solution, wide, parameters)
+        distance = _distance(conclusion, kernel.n, solution.theta, parameters, spread)
         if not settled:
             solution = _judged(solution, method, distance, strict=kernel.model.kind != "module")
-    loss = kernel.in_double().mean_loss(solution.theta)
-    validation_loss = None if held_out is None else held_out.in_double().mean_loss(solution.theta)
-    return Outcome(solution, near, distance, loss, validation_loss)
+    return Outcome(solution, wide, None if held_out is None else held_out.in_double(), conclusion, distance)
 
 
 def cross_validate(
@@ -103,21 +121,27 @@ def cross_validate(
     return np.array(losses, dtype=np.float64)
 
 
-def _near(kernel: AnyKernel, theta: Floats) -> Linearization | None:
-    """Linearize at the solution; None where that is too large, impossible or not finite."""
-    if len(theta) > MAX_LINEARIZED:
+def _concluded(solution: Solution, kernel: AnyKernel, parameters: Parameters) -> Conclusion | None:
+    """Conclude at the solution; None where that is too large, impossible or not finite."""
+    if isinstance(solution.conclusion, Conclusion):
+        return solution.conclusion
+    if solution.status is Status.NOT_FINITE or not 0 < len(solution.theta) <= MAX_LINEARIZED:
         return None
-    near = kernel.in_double().linearize(theta)
-    finite = near is not None and np.isfinite(near.jacobian).all() and np.isfinite(near.residual).all()
-    return near if finite else None
+    return conclude(kernel, solution.theta, parameters.lower, parameters.upper, exact=not kernel.numeric)
 
 
-def _distance(near: Linearization, theta: Floats, parameters: Parameters, spread: float | None) -> float:
+def _distance(
+    conclusion: Conclusion | None, n: int, theta: Floats, parameters: Parameters, spread: float | None
+) -> float:
     """Distance to the minimum in standard errors, along directions the bounds leave open; NaN without degrees of freedom."""
-    if near.jacobian.shape[0] <= near.jacobian.shape[1]:
+    if conclusion is None or n <= len(theta):
         return math.nan
-    moving = ~held(near, theta, parameters.lower, parameters.upper)
-    return remaining_distance(replace(near, jacobian=near.jacobian[:, moving]), spread=spread)
+    if spread is None or conclusion.distance in (0.0, math.inf):
+        return conclusion.distance
+    # Concluded with the spread of the residuals; here it is known.
+    guard = SINGLE * conclusion.signal / ARRIVED
+    own = math.sqrt(conclusion.rest / max(n - len(theta), 1))
+    return conclusion.distance * math.hypot(own, guard) / math.hypot(spread, guard)
 
 
 def _judged(solution: Solution, method: Method, distance: float, *, strict: bool) -> Solution:

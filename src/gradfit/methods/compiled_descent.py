@@ -21,7 +21,7 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 
 from gradfit.compiler import native
-from gradfit.compiler.compiled import NUMPY, NativeKernel
+from gradfit.compiler.compiled import NUMPY, NativeKernel, address_of
 from gradfit.compiler.descent_code import JOB_WORDS, Shape, StepSource, descent_object
 from gradfit.compiler.optimizer import trace_update
 from gradfit.compiler.rows import RowSource
@@ -125,12 +125,12 @@ class CompiledDescent:
         other = validation.loss_context.address if isinstance(validation, NativeKernel) else 0
         job = np.zeros(JOB_WORDS, dtype=np.int64)
         job[0], job[1] = self.kernel.loss_context.address, other
-        job[2], job[3], job[4], job[5] = self.theta.ctypes.data, self.state.ctypes.data, self.epoch == 0, epochs
-        job[6], job[7] = settings.ctypes.data, history.ctypes.data
-        job[8], job[9], job[10] = self.units.ctypes.data, self.slope.ctypes.data, self.measures.ctypes.data
-        job[11], job[12] = self.method.batch_size or 0, order.ctypes.data
-        job[13], job[14] = self.room.ctypes.data, self.limits.ctypes.data
-        return int(self.loop.call(job.ctypes.data))
+        job[2], job[3], job[4], job[5] = address_of(self.theta), address_of(self.state), self.epoch == 0, epochs
+        job[6], job[7] = address_of(settings), address_of(history)
+        job[8], job[9], job[10] = address_of(self.units), address_of(self.slope), address_of(self.measures)
+        job[11], job[12] = self.method.batch_size or 0, address_of(order)
+        job[13], job[14] = address_of(self.room), address_of(self.limits)
+        return int(self.loop.call(address_of(job)))
 
     def _drawable(self, limit: int) -> int:
         """How many epochs' row orders fit into the room for them."""

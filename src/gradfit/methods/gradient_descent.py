@@ -121,6 +121,7 @@ class GradientDescent:
     """
 
     unit = "epoch"
+    first_block = 1_000_000
 
     @property
     def advice(self) -> str:

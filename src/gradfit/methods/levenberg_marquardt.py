@@ -1,38 +1,26 @@
-r"""Levenberg-Marquardt: damped Gauss-Newton with the exact Jacobian.
+r"""Levenberg-Marquardt: damped Gauss-Newton steps with the exact Jacobian, in a radius of trust.
 
-Each step is the one of :mod:`gradfit.methods.gauss_newton`, scaled by the largest column norms of J seen so far, so that
-neither x, y nor the parameters need scaling. This file decides how far to trust it: the damping follows the ratio of the actual
-to the predicted gain. At the end undamped steps remove what the damping left, down to rounding.
+The algorithm is :mod:`gradfit.methods.marquardt`, compiled; :mod:`gradfit.methods.solving` runs it on a kernel of either engine.
+This file says what may be set, and words how a fit ended.
 
 References
 ----------
-Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978 (scaling by D);
-Nielsen, *Damping parameter in Marquardt's method*, IMM-REP-1999-05 (update of the damping);
-Kanzow, Yamashita, Fukushima, J. Comput. Appl. Math. 172, 2004 (bounds).
+Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from gradfit.compiler.kernel import Linearization
-from gradfit.errors import ModelError, OptionError
-from gradfit.methods.gauss_newton import GaussNewton
-from gradfit.methods.method import Evaluation, Problem, Status
-from gradfit.methods.stopping import ARRIVED, EarlyStopping, remaining_distance
+from gradfit.errors import OptionError
+from gradfit.methods import marquardt
+from gradfit.methods.method import Block, Problem, Status
+from gradfit.methods.solving import Conclusion, Solver
+from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
-
-MAX_DAMPING = 1e20
-POLISH = 50  # undamped steps at the end, at most: where residuals are large each removes only a third of the error
-POLISHED = 1e-10  # of the residual: what is left then is in no digit of the result
-PLATEAU = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
-FAIR = 1e-4  # of the predicted gain must be real
-WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
-SMALL_STEP = 1e-14  # relative to the parameters, in units of D
 
 
 @dataclass(frozen=True)
@@ -43,30 +31,33 @@ class LevenbergMarquardt:
     ----------
     max_steps
         Steps at most.
-    damping
-        Initial damping, relative to the scaled normal matrix (whose diagonal is 1): 1e-3 trusts the start, 1 does not.
+    radius
+        How far the first step may go, as a multiple of the start's own size in scaled units (MINPACK's ``factor``): 100 trusts
+        the start, 0.1 does not.
     """
 
     max_steps: int = 1000
-    damping: float = 1e-3
+    radius: float = 100.0
     early_stopping: EarlyStopping | None = None
 
     name = "Levenberg-Marquardt"
     unit = "step"
     advice = "raise max_steps, or start closer"
+    first_block = 64  # most fits take fewer
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, int) or self.max_steps < 1:
             raise OptionError(f"max_steps is {self.max_steps!r}; expected a whole number, 1 or more.")
-        if not (0 < self.damping < math.inf):
-            raise OptionError(f"damping is {self.damping!r}; expected a positive number such as 1e-3.")
+        if not (0 < self.radius < math.inf):
+            raise OptionError(f"radius is {self.radius!r}; expected a positive number such as 100.")
 
     def check(self, problem: Problem) -> None:
         """Refuse a loss that is no sum over rows, or has no curvature to work with."""
+        if problem.kernel.loss_kind == "least_squares":
+            return
         start = problem.parameters.start
-        finite = math.isfinite(problem.kernel.mean_loss(start))
-        if finite and problem.kernel.linearize(start) is None:
+        if math.isfinite(problem.kernel.mean_loss(start)) and problem.kernel.linearize(start) is None:
             raise OptionError(
                 "Levenberg-Marquardt needs a loss per row that curves upwards (squared, huber, soft_l1, cauchy, poisson, or a function "
                 "giving (n,) values); for this one use method='lbfgs' or 'adam'."
@@ -78,150 +69,67 @@ class LevenbergMarquardt:
 
 
 class MarquardtRun:
-    """Levenberg-Marquardt at work: where it stands, what it knows there, how much it damps."""
+    """Levenberg-Marquardt at work."""
 
     loop_reason = source = ""
 
     def __init__(self, method: LevenbergMarquardt, problem: Problem) -> None:
-        self.problem = problem
-        self.lower, self.upper = problem.parameters.lower, problem.parameters.upper
-        self.theta = problem.parameters.start.copy()
-        self.loss = problem.kernel.mean_loss(self.theta)
-        self.damping, self.growth = method.damping, 2.0
-        self.norms = np.zeros(len(self.theta))
-        self.refusal = ""  # what the model last said where it could not be evaluated
-        self.near = self._linearize() if math.isfinite(self.loss) else None
+        self.problem, parameters = problem, problem.parameters
+        self.start = parameters.start
+        exact = not getattr(problem.kernel, "numeric", False)
+        self.solver = Solver(problem.kernel, self.start, parameters.lower, parameters.upper, radius=method.radius, exact=exact)
+        self.ended = False
+
+    @property
+    def conclusion(self) -> Conclusion | None:
+        """The sum of squares near the end, where the run has ended."""
+        return self.solver.conclusion() if self.ended else None
 
     def final(self) -> Floats:
         """Give the best parameters found."""
-        return self.theta.copy()
+        return self.solver.theta
 
-    def step(self) -> Evaluation:
-        """One accepted step, or the end."""
-        before, validation = self.loss, self._validation_loss()
-        if self.near is None or not np.isfinite(self.near.jacobian).all():
-            return Evaluation(before, validation, self.theta, np.full(len(self.theta), np.nan), {"damping": self.damping})
-        gradient, used = self.near.gradient, self.damping
-        with np.errstate(over="ignore", invalid="ignore"):  # a trial far out may overflow: it is looked at and not taken
-            status, detail = self._advance()
-            if status is Status.CONVERGED:
-                self._polish()
-        return Evaluation(before, validation, self.theta.copy(), gradient, {"damping": used}, status, detail)
+    def advance(self, limit: int) -> Block:
+        """Take at most ``limit`` accepted steps."""
+        if not len(self.start):
+            return self._nothing_to_fit()
+        before, p = self.solver.theta, len(self.start)
+        code, rows = self.solver.run(limit)
+        theta = rows[:, marquardt.HISTORY : marquardt.HISTORY + p]
+        validation = self._validation(np.vstack([before, theta[:-1]]))
+        status, detail = self._worded(code, float(rows[0, 0]))
+        self.ended = status is not None and status is not Status.NOT_FINITE
+        return Block(rows[:, 0], validation, {"damping": rows[:, 1]}, theta, rows[:, marquardt.HISTORY + p :], status, detail)
 
-    def _advance(self) -> tuple[Status | None, str]:
-        """Raise the damping until a step lowers the loss; tell when none is worth taking."""
-        near = self.near
-        assert near is not None
-        if len(self.theta) == 0:
-            return Status.CONVERGED, "there is nothing to fit, every parameter is fixed"
-        directions = self._directions(near)
-        while True:
-            moved, cut = directions.step(self.damping)
-            predicted = near.predicted_gain(moved)
-            tiny = np.linalg.norm(self.norms * moved) <= SMALL_STEP * np.linalg.norm(self.norms * self.theta)
-            worthless = predicted <= WORTHLESS * abs(self.loss)
-            if tiny or (worthless and not cut):
-                return (None, "") if self._undamped(directions) else self._arrived(directions.free)
-            if not worthless and self._try(np.clip(self.theta + moved, self.lower, self.upper), predicted):
-                return None, ""
-            self.damping, self.growth = self.damping * self.growth, self.growth * 2
-            if not self.damping < MAX_DAMPING:
-                return self._arrived(directions.free)
+    def _nothing_to_fit(self) -> Block:
+        nothing = np.empty((1, 0))
+        loss = np.array([self.problem.kernel.mean_loss(self.start)])
+        detail = "there is nothing to fit, every parameter is fixed"
+        return Block(loss, self._validation(nothing), {"damping": np.zeros(1)}, nothing, nothing, Status.CONVERGED, detail)
 
-    def _undamped(self, directions: GaussNewton) -> bool:
-        """Try the full step before giving up: along a nearly undetermined direction any damping hides the gain."""
-        near = directions.near
-        if remaining_distance(replace(near, jacobian=near.jacobian[:, directions.free])) <= ARRIVED:
-            return False
-        moved, _ = directions.step(0.0)
-        predicted = near.predicted_gain(moved)
-        trial = np.clip(self.theta + moved, self.lower, self.upper)
-        return predicted > WORTHLESS * abs(self.loss) and self._try(trial, predicted)
-
-    def _try(self, trial: Floats, predicted: float) -> bool:
-        """Move there if the loss falls by a fair part of what was predicted."""
-        loss = self._loss_at(trial)
-        gain = (self.loss - loss) / predicted if math.isfinite(loss) else -1.0
-        return gain > FAIR and self._accept(trial, loss, gain)
-
-    def _directions(self, near: Linearization) -> GaussNewton:
-        return GaussNewton(near, self.norms, self.theta, self.lower, self.upper)
-
-    def _arrived(self, free: np.ndarray) -> tuple[Status, str]:
-        """No step is worth taking: say whether this is a minimum."""
-        near = self.near
-        assert near is not None
-        prediction = float(np.linalg.norm(near.prediction * near.weight))
-        effect = np.linalg.norm(near.jacobian, axis=0) * np.abs(self.theta)
-        still = free & (effect <= PLATEAU * prediction) & (self.norms * np.abs(self.theta) > PLATEAU * prediction)
-        if still.any():
-            names = ", ".join(name for name, one in zip(self.problem.parameters.free_elements, still, strict=True) if one)
-            return Status.STALLED, f"the fit ran onto a plateau where {names} changes nothing; start elsewhere, or set bounds"
-        distance = remaining_distance(replace(near, jacobian=near.jacobian[:, free]))
-        if distance > ARRIVED and self.refusal:
-            return Status.STALLED, f"beyond here the model cannot be evaluated: {self.refusal.rstrip('.')}"
-        if distance > ARRIVED:
-            detail = f"a step of {distance:.2g} standard errors should lower it and does not; the model may be rough or its derivative wrong"
-            return Status.STALLED, detail
-        return Status.CONVERGED, "the loss is at its minimum to rounding"
-
-    def _accept(self, trial: Floats, loss: float, gain: float) -> bool:
-        """Move, unless the derivative is not finite there."""
-        here, known = self.theta, self.near
-        self.theta = trial
-        self.near = self._linearize()
-        if self.near is None or not (np.isfinite(self.near.jacobian).all() and np.isfinite(self.near.residual).all()):
-            self.theta, self.near = here, known
-            return False
-        self.loss = loss
-        self.damping = max(self.damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 1e-15)
-        self.growth = 2.0
-        return True
-
-    def _polish(self) -> None:
-        """Take undamped steps while they shorten the way that is left."""
-        for _ in range(POLISH):
-            near = self.near
-            if near is None or len(self.theta) == 0:
-                return
-            directions = self._directions(near)
-            if directions.explained <= POLISHED * np.linalg.norm(near.residual):
-                return
-            trial = np.clip(self.theta + directions.step(0.0)[0], self.lower, self.upper)
-            loss = self._loss_at(trial)
-            if not loss <= self.loss + self._rounding(near) or np.array_equal(trial, self.theta):
-                return
-            here = self.theta
-            self.theta = trial
-            further = self._linearize()
-            left = math.inf if further is None else self._directions(further).explained
-            if not left < directions.explained:
-                self.theta = here
-                return
-            self.loss, self.near = loss, further
-
-    def _rounding(self, near: Linearization) -> float:
-        """How far off a loss may be computed: a residual is a difference of two numbers as large as the prediction."""
-        prediction, residual = np.linalg.norm(near.prediction * near.weight), np.linalg.norm(near.residual)
-        return 8 * np.finfo(np.float64).eps * float(prediction * residual) / len(near.residual) + 1e-12 * abs(self.loss)
-
-    def _loss_at(self, trial: Floats) -> float:
-        """Mean loss at a trial point; a model that raises there is as good as infinite."""
-        try:
-            return self.problem.kernel.mean_loss(trial)
-        except ModelError as error:
-            self.refusal = str(error)
-            return math.inf
-
-    def _linearize(self) -> Linearization | None:
-        near = self.problem.kernel.linearize(self.theta)
-        if near is not None and np.isfinite(near.jacobian).all():
-            with np.errstate(over="ignore"):
-                self.norms = np.maximum(self.norms, np.linalg.norm(near.jacobian, axis=0))
-        return near
-
-    def _validation_loss(self) -> float:
+    def _validation(self, points: Floats) -> Floats:
         if self.problem.validation is None:
-            return math.nan
-        with torch.no_grad():
-            return self.problem.validation.mean_loss(self.theta)
+            return np.full(len(points), math.nan)
+        return np.array([self.problem.validation.mean_loss(point) for point in points])
+
+    def _worded(self, code: int, loss: float) -> tuple[Status | None, str]:
+        """Say how it goes on, or ended."""
+        if code == marquardt.RUNNING:
+            return None, ""
+        if code == marquardt.CONVERGED:
+            return Status.CONVERGED, "the loss is at its minimum to rounding"
+        names = self.problem.parameters.free_elements
+        if code == marquardt.NOT_FINITE:
+            values = ", ".join(f"{name} = {value:g}" for name, value in zip(names[:6], self.start, strict=False))
+            what = f"{loss:g}" if not math.isfinite(loss) else "its derivative is not"
+            return Status.NOT_FINITE, f"{what} for {values}; start where the model gives finite numbers"
+        if code == marquardt.PLATEAU:
+            flags = self.solver.vectors[marquardt.STILL]
+            still = ", ".join(name for name, flag in zip(names, flags, strict=True) if flag)
+            return Status.STALLED, f"the fit ran onto a plateau where {still} changes nothing; start elsewhere, or set bounds"
+        if code == marquardt.UNDEFINED:
+            why = self.solver.refusal.rstrip(".") or "it gives NaN or infinity"
+            return Status.STALLED, f"beyond here the model cannot be evaluated: {why}"
+        distance = self.solver.numbers[marquardt.DISTANCE]
+        detail = f"a step of {distance:.2g} standard errors should lower it and does not; the model may be rough or its derivative wrong"
+        return Status.STALLED, detail

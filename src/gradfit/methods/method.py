@@ -161,6 +161,10 @@ class Method(Protocol):
         """Where the loop ends at the latest."""
 
     @property
+    def first_block(self) -> int:
+        """How many steps to ask a compiled run for at first."""
+
+    @property
     def advice(self) -> str:
         """What to change when the steps were not enough."""
 
@@ -191,6 +195,8 @@ class Solution:
         The history: train_loss, validation_loss, settings, and arrays ``theta`` and ``gradient`` (steps, p).
     loop_reason, source
         How the loop was run, and its compiled code; "" where there is nothing to say.
+    conclusion
+        A :class:`~gradfit.methods.solving.Conclusion`, where the method draws it on its own.
     """
 
     theta: Floats
@@ -200,3 +206,4 @@ class Solution:
     columns: Mapping[str, Floats] = field(repr=False)
     loop_reason: str = ""
     source: str = field(default="", repr=False)
+    conclusion: Any = field(default=None, repr=False)

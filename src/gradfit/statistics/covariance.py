@@ -20,17 +20,16 @@ Huber, *Robust Statistics*, 1981, section 6.3 (sandwich).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradfit.compiler.kernel import Linearization
+from gradfit.methods.solving import NUMERIC_RANK, Conclusion
 from gradfit.typing import Floats
 
 INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
-EXACT_RANK = np.finfo(np.float64).eps  # times max(n, p): rounding of an exact Jacobian
-NUMERIC_RANK = 1e-8  # finite differences carry about ten digits
 
 
 @dataclass(frozen=True)
@@ -56,53 +55,60 @@ class Covariance:
 
 
 def covariance(
-    near: Linearization,
+    conclusion: Conclusion,
+    near: Callable[[], Linearization],
     *,
+    n: int,
     kind: str,
     absolute: bool,
     names: Sequence[str],
     at_bound: np.ndarray,
-    exact: bool = True,
 ) -> Covariance:
-    """Compute the covariance from the least-squares form at the solution.
+    """Compute the covariance from what the fit ended with.
 
     Parameters
     ----------
+    near
+        Gives the least-squares form row by row; asked for by the sandwich alone.
+    n
+        Rows.
     kind
         "least_squares", "likelihood", or any other for the sandwich.
     absolute
         sigma is a measured error: no rescaling by the reduced chi-square.
     at_bound
         (p,), parameters on a bound: they have no error of their own, and the others are given at their value.
-    exact
-        Whether the Jacobian is exact, or by finite differences.
     """
-    n, p = near.jacobian.shape
-    reasons = ["at its bound: an error there would not be symmetric" if bound else "" for bound in at_bound]
-    matrix = np.full((p, p), np.nan)
-    inside = np.flatnonzero(~at_bound)
-    dof = n - len(inside)
+    inside = ~at_bound
+    dof = n - int(inside.sum())
     label = {"least_squares": "least squares", "likelihood": "expected information"}.get(kind, "sandwich")
     known = absolute or kind == "likelihood"
-    scale = 1.0 if known else _reduced(near.residual, dof)
+    reasons = ["at its bound: an error there would not be symmetric" if bound else "" for bound in at_bound]
     if not known and dof <= 0:
-        reasons = [
-            r or f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {len(inside)})" for r in reasons
-        ]
-        return Covariance(matrix, label, tuple(reasons), np.nan)
-    inverse, undetermined = _inverse(near.jacobian[:, inside], exact)
+        count = int(inside.sum())
+        reasons = [r or f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {count})" for r in reasons]
+        return Covariance(np.full((len(inside), len(inside)), np.nan), label, tuple(reasons), np.nan)
+    scale = 1.0 if known else conclusion.sum / dof if kind == "least_squares" else near_scale(near(), dof)
     if kind in ("least_squares", "likelihood"):
-        inner = scale * inverse
+        matrix = scale * conclusion.inverse
     else:
-        inner = n / dof * _sandwich(near.jacobian[:, inside], near.residual, near.bend)
+        matrix = np.full((len(inside), len(inside)), np.nan)
+        form = near()
+        inner = n / dof * _sandwich(form.jacobian[:, inside], form.residual, form.bend)
+        matrix[np.ix_(inside, inside)] = inner
         if not np.isfinite(inner).all():
             reasons = [r or "the loss does not curve upwards at the solution" for r in reasons]
-    inner[undetermined, :] = inner[:, undetermined] = np.nan
-    matrix[np.ix_(inside, inside)] = inner
-    for index in inside[undetermined]:
-        others = [names[other] for other in inside[undetermined] if other != index]
+    undetermined = np.flatnonzero(inside & (conclusion.undetermined > INVOLVED))
+    matrix[undetermined, :] = matrix[:, undetermined] = np.nan
+    for index in undetermined:
+        others = [names[other] for other in undetermined if other != index]
         reasons[index] = f"the data do not determine it{f' apart from {_listed(others)}' if others else ''}"
     return Covariance(matrix, label, tuple(reasons), scale)
+
+
+def near_scale(near: Linearization, dof: int) -> float:
+    """Reduced sum of squares of the form near the solution."""
+    return float(near.residual @ near.residual) / dof
 
 
 def _sandwich(jacobian: Floats, residual: Floats, bend: Floats) -> Floats:
@@ -115,26 +121,6 @@ def _sandwich(jacobian: Floats, residual: Floats, bend: Floats) -> Floats:
         return np.full_like(bread, np.nan)
     inverse = np.linalg.pinv(bread, hermitian=True)
     return np.asarray(inverse @ (scaled.T @ (residual[:, None] ** 2 * scaled)) @ inverse / np.outer(scale, scale))
-
-
-def _reduced(residual: Floats, dof: int) -> float:
-    return float(residual @ residual) / dof if dof > 0 else np.nan
-
-
-def _inverse(jacobian: Floats, exact: bool) -> tuple[Floats, np.ndarray]:
-    """Pseudo-inverse of JᵀJ, and which parameters have a share in its null space."""
-    n, p = jacobian.shape
-    if p == 0:
-        return np.empty((0, 0)), np.empty(0, dtype=bool)
-    norms = np.linalg.norm(jacobian, axis=0)
-    scale = np.where(norms > 0, norms, 1.0)
-    triangle = np.linalg.qr(jacobian / scale, mode="r")
-    _, singular, right = np.linalg.svd(triangle)
-    singular = np.pad(singular, (0, p - len(singular)))
-    null = singular <= singular[0] * max(n, p) * EXACT_RANK if exact else singular <= singular[0] * NUMERIC_RANK
-    undetermined = (np.abs(right[null]) > INVOLVED).any(axis=0)
-    spread = right[~null].T / singular[~null] / scale[:, None]
-    return spread @ spread.T, undetermined
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 
 from gradfit.compiler.compiled import AnyKernel
+from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
 from gradfit.methods.method import Method, Status
@@ -95,18 +97,19 @@ def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
 
 
 def _covariance(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Covariance:
-    near, p = outcome.near, len(outcome.solution.theta)
+    conclusion, p = outcome.conclusion, len(outcome.solution.theta)
     why = _why_no_errors(outcome, kernel)
-    if near is None or why:
+    if conclusion is None or why:
         unknown = np.full((p, p), np.nan) if p <= MAX_LINEARIZED else np.empty((0, 0))  # a network's would fill the memory
         return Covariance(unknown, "none", (why,) * p, math.nan)
     return covariance(
-        near,
+        conclusion,
+        lambda: cast(Linearization, outcome.near),
+        n=setting.data.n,
         kind=kernel.loss_kind,
         absolute=setting.absolute_sigma,
         names=setting.parameters.free_elements,
         at_bound=_on_bound(outcome, setting),
-        exact=not kernel.numeric,
     )
 
 
@@ -115,7 +118,7 @@ def _why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
     status = outcome.solution.status
     if status is Status.NOT_FINITE:
         return "the fit did not start"
-    if outcome.near is None:
+    if outcome.conclusion is None:
         if len(outcome.solution.theta) > MAX_LINEARIZED:
             return f"errors are given up to {MAX_LINEARIZED} parameters"
         return f"the loss {kernel.loss_function.name} has no rows to estimate errors from"

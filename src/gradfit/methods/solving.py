@@ -1,0 +1,181 @@
+r"""The least-squares solver (:mod:`gradfit.methods.marquardt`) compiled, at work on any kernel; and what a fit ends with.
+
+On a compiled model with squared loss the solver calls compiled code. On any other kernel it calls Python: for a robust loss or
+counts the sum of squares is the one that the loss is near (``linearize``), and what is compared is n times the mean loss.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import inspect
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradfit.compiler import solver as translator
+from gradfit.compiler.callbacks import Callbacks, trampoline_object
+from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.kernel import Kernel
+from gradfit.compiler.native import Function, compiled, load
+from gradfit.errors import ModelError
+from gradfit.methods import marquardt
+from gradfit.typing import Floats
+
+EXACT_RANK = float(np.finfo(np.float64).eps)  # times max(n, p): rounding of an exact Jacobian
+NUMERIC_RANK = 1e-8  # finite differences carry about ten digits
+JOB = 11  # words
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The sum of squares near where a fit ended.
+
+    Attributes
+    ----------
+    distance
+        Distance to the minimum in standard errors: :math:`\\lVert QQ^T r \\rVert / s` with :math:`J = QR` and
+        :math:`s^2 = \\lVert r - QQ^T r\\rVert^2/(n-p)`. Infinite where a parameter moves no prediction.
+    inverse
+        :math:`(J^T J)^{-1}`, (p, p); rows and columns of parameters on a bound are NaN.
+    undetermined
+        (p,), the share of each parameter in directions that the data do not determine.
+    sum, rest
+        Sum of squares, and the part of it that no change of the parameters reaches.
+    """
+
+    distance: float
+    inverse: Floats = field(repr=False)
+    undetermined: Floats = field(repr=False)
+    sum: float
+    rest: float
+    signal: float
+
+
+class Solver:
+    """The solver's memory for one fit.
+
+    Parameters
+    ----------
+    theta, lower, upper
+        Start and bounds, (p,).
+    radius
+        First step at most, as a share of the parameters' own size.
+    exact
+        Whether derivatives are exact.
+    """
+
+    def __init__(
+        self, kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, radius: float = 100.0, exact: bool = True
+    ) -> None:
+        n, p = kernel.n, len(theta)
+        self.kernel, self.n, self.p = kernel, n, p
+        sizes = ((p + 1) * n, n, marquardt.MATRICES * (p + 1) * (p + 2), marquardt.VECTORS * p, marquardt.NUMBERS)
+        block = np.empty(sum(sizes))
+        ends = np.cumsum(sizes)
+        self.offset = block[ends[0] : ends[1]]
+        self.matrices = block[ends[1] : ends[2]].reshape(marquardt.MATRICES, p + 1, p + 2)
+        self.vectors = block[ends[2] : ends[3]].reshape(marquardt.VECTORS, p)
+        self.numbers = block[ends[3] :]
+        self.vectors[:] = 0.0
+        self.vectors[:3] = theta, lower, upper
+        self.numbers[:] = 0.0
+        self.numbers[marquardt.RADIUS] = radius
+        self.numbers[marquardt.RANK_TOLERANCE] = max(n, p) * EXACT_RANK if exact else NUMERIC_RANK
+        self.counters = np.zeros(marquardt.COUNTERS, dtype=np.int64)
+        self.refusal = ""  # what the model last said where it could not be evaluated
+        self.job = np.zeros(JOB, dtype=np.int64)
+        begin = address_of(block)
+        self.callbacks: Callbacks | None = None
+        if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
+            self.function, context = _native_solver(kernel), kernel.context.address
+            self.offset[:] = kernel.offset
+        else:
+            self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
+            self.function, context = _calling_solver(), address_of(self.callbacks.context)
+        places = [begin, *(begin + 8 * int(end) for end in ends[:-1])]
+        self.job[:2] = n, p
+        self.job[3:] = context, *places, address_of(self.counters), 0
+        self.block = block
+
+    @property
+    def theta(self) -> Floats:
+        """Where it stands, (p,)."""
+        return self.vectors[marquardt.THETA].copy()
+
+    def run(self, rows: int) -> tuple[int, Floats]:
+        """Take at most so many steps; gives how it goes on (a code of marquardt) and a row of history per step."""
+        history = np.empty((rows, marquardt.HISTORY + 2 * self.p))
+        before = int(self.counters[marquardt.STEPS])
+        self.job[2], self.job[10] = rows, address_of(history)
+        code = int(self.function.call(address_of(self.job)))
+        if self.callbacks is not None:
+            self.callbacks.check()
+        taken = int(self.counters[marquardt.STEPS]) - before
+        return code, history[: max(taken, 1)] if code == marquardt.NOT_FINITE else history[:taken]
+
+    def conclusion(self) -> Conclusion:
+        """Read what was concluded at the end."""
+        numbers, p = self.numbers, self.p
+        return Conclusion(
+            distance=float(numbers[marquardt.DISTANCE]),
+            inverse=self.matrices[marquardt.INVERSE, :p, :p].copy(),
+            undetermined=self.vectors[marquardt.UNDETERMINED].copy(),
+            sum=float(numbers[marquardt.SUM]),
+            rest=float(numbers[marquardt.REST]),
+            signal=float(numbers[marquardt.SIGNAL]),
+        )
+
+    def _linearize(self, theta: Floats, residual: Floats, jacobian: Floats) -> float:
+        try:
+            near = self.kernel.linearize(theta.copy())
+        except ModelError as error:
+            return self._refused(error)
+        if near is None:
+            return math.nan
+        residual[:], jacobian[:] = near.residual, near.jacobian.T
+        self.offset[:] = near.prediction * near.weight - near.residual
+        if self.kernel.loss_kind == "least_squares":
+            return float(near.residual @ near.residual)
+        return self._sum_of_squares(theta)
+
+    def _sum_of_squares(self, theta: Floats) -> float:
+        try:
+            return self.kernel.mean_loss(theta.copy()) * self.n
+        except ModelError as error:
+            return self._refused(error)
+
+    def _refused(self, error: ModelError) -> float:
+        self.refusal = str(error)
+        return math.nan
+
+
+def conclude(kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, exact: bool = True) -> Conclusion | None:
+    """Conclude at a point that another method found; None where the model is not finite there, or the loss has no rows."""
+    solver = Solver(kernel, theta, lower, upper, exact=exact)
+    code, _ = solver.run(0)
+    return None if code == marquardt.NOT_FINITE else solver.conclusion()
+
+
+@functools.cache
+def _solver_object() -> bytes:
+    key = repr(("solver", inspect.getsource(marquardt), inspect.getsource(translator)))
+    return compiled(key, lambda: translator.solver_ir(marquardt))
+
+
+def _native_solver(kernel: NativeKernel) -> Function:
+    """Link the solver with a compiled model, once."""
+    known = kernel.code.solvers
+    if kernel.weighted not in known:
+        library = load([_solver_object(), kernel.code.model_object(kernel.weighted)], ["gf_solve"])
+        known[kernel.weighted] = Function(library, "gf_solve", ctypes.c_int64, 1)
+    return known[kernel.weighted]
+
+
+@functools.cache
+def _calling_solver() -> Function:
+    """Link the solver with the functions that call Python."""
+    return Function(load([_solver_object(), trampoline_object()], ["gf_solve"]), "gf_solve", ctypes.c_int64, 1)
+
+
