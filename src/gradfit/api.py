@@ -13,7 +13,10 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from gradfit import plans
 from gradfit.compiler import calling, eager
+from gradfit.compiler.calling import depending
+from gradfit.compiler.compiled import AnyKernel, NativeKernel
 from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset
 from gradfit.data.sources import Table, read
@@ -29,10 +32,10 @@ from gradfit.methods.optimizers import OPTIMIZERS
 from gradfit.model import loss as losses
 from gradfit.model.model import Model, check_has_parameters, formula_model, function_model, module_model
 from gradfit.model.parameters import Parameter, Parameters, parameters
+from gradfit.plans import Plan, is_plain, names_of
 from gradfit.report import storage
 from gradfit.result import FitResult, predictor_for
-from gradfit.statistics.record import FitRecord
-from gradfit.statistics.summary import Setting, summarize
+from gradfit.statistics.summary import Fitted, Setting
 from gradfit.typing import Missing, OnFailure
 
 METHODS: Mapping[str, Callable[..., Method]] = {
@@ -136,6 +139,21 @@ def fit(
     _check_choices(engine, on_failure, seed, every, out)
     if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
+    planned = None
+    if data is None and validation is None and folds is None and missing == "raise":
+        known_start = start is None or is_plain(start)
+        named = names_of(start) if known_start else start
+        planned = plans.key(
+            model, len(arrays), target, named, bounds, fixed, tied, sigma is None, absolute_sigma, loss, f_scale, dtype, engine,
+            options, method=method,
+        )  # fmt: skip
+        plan = plans.find(planned)
+        if plan is not None:
+            train = _arrays_again(plan, arrays, sigma)
+            if _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
+                known = plan.parameters.started(start) if known_start else plan.parameters
+                kernel = depending(plan.kernel(train, known))
+                return _fitted(plan.model, known, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, every, out, progress)
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
@@ -145,19 +163,49 @@ def fit(
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
     chosen = _method(_default_method(described, measure, train) if method is None else method, options)
-    kernel = calling.build(described, known, train, measure, dtype=_dtype(dtype, rows, chosen, described), engine=engine)
-    parts = [] if folds is None else _folds(train, folds, seed, held_out, known, described)
-    spread = 1.0 if absolute_sigma or measure.kind == "likelihood" else None
+    precision = _dtype(dtype, rows, chosen, described)
+    kernel = calling.build(described, known, train, measure, dtype=precision, engine=engine)
+    parts = () if folds is None else _folds(train, folds, seed, held_out, known, described)
     if absolute_sigma and sigma is None:
         raise OptionError("absolute_sigma says that sigma are measured errors, and no sigma was given; pass sigma=.")
-    names = known.free_elements
-    with Monitor(names, chosen.max_steps, unit=chosen.unit, every=every, out=out, progress=progress) as monitor:
-        outcome = fit_one(chosen, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
-    fold_losses = cross_validate(chosen, kernel, known, train, parts, seed=seed)
-    setting = Setting(described, known, train, held_out, chosen, absolute_sigma, rows.dropped)
-    record = summarize(outcome, kernel, setting, fold_losses)
-    _report_failure(record, on_failure)
-    return FitResult(record, predictor_for(record, kernel))
+    if isinstance(kernel, NativeKernel) and measure.kind == "least_squares":
+        plans.remember(planned, Plan(described, known, chosen, kernel.base, kernel.code))
+    return _fitted(described, known, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parts, seed, on_failure, every, out, progress)
+
+
+def _fitted(
+    model: Model,
+    known: Parameters,
+    method: Method,
+    kernel: AnyKernel,
+    train: Dataset,
+    held_out: Dataset | None,
+    absolute_sigma: bool,
+    dropped: int,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    seed: int,
+    on_failure: OnFailure,
+    every: int | None,
+    out: TextIO | None,
+    progress: bool | None,
+) -> FitResult:
+    """Run the method on what was put together."""
+    spread = 1.0 if absolute_sigma or kernel.loss_kind == "likelihood" else None
+    with Monitor(known.free_elements, method.max_steps, unit=method.unit, every=every, out=out, progress=progress) as monitor:
+        outcome = fit_one(method, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
+    fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
+    result = FitResult(Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses))
+    _report_failure(result, on_failure)
+    return result
+
+
+def _arrays_again(plan: Plan, arrays: tuple[Any, ...], sigma: Any) -> Dataset:
+    """Check the arrays of a call whose plan is known."""
+    names = (*plan.model.data_names, str(plan.model.target))
+    columns = dict(zip(names, arrays, strict=True))
+    rows = dataset(Table(names, columns.__getitem__, "the arrays given"), names[:-1], names[-1], sigma=sigma)
+    _check_enough(rows, plan.parameters, plan.model)
+    return rows
 
 
 def load(path: str | os.PathLike[str]) -> FitResult:
@@ -360,9 +408,9 @@ def _dtype(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model
     return torch.float32 if rows.single and isinstance(method, GradientDescent) else torch.float64
 
 
-def _report_failure(record: FitRecord, on_failure: OnFailure) -> None:
-    if record.success or on_failure == "ignore":
+def _report_failure(result: FitResult, on_failure: OnFailure) -> None:
+    if result.success or on_failure == "ignore":
         return
     if on_failure == "raise":
-        raise FitError(record.message)
-    python_warnings.warn(record.message, FitWarning, stacklevel=3)
+        raise FitError(result.message)
+    python_warnings.warn(result.message, FitWarning, stacklevel=4)

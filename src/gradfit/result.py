@@ -18,12 +18,14 @@ from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
 from gradfit.data.sources import read
 from gradfit.errors import DataError, GradfitError, ModelError, OptionError, unknown
+from gradfit.methods.method import Solution
 from gradfit.model.parameters import Parameter, parameters
 from gradfit.report import html, plots, storage, text
 from gradfit.statistics.covariance import correlation
 from gradfit.statistics.diagnosis import Diagnosis
 from gradfit.statistics.intervals import band, t_interval
-from gradfit.statistics.record import Estimate, FitRecord, History
+from gradfit.statistics.record import Estimate, FitRecord, History, history
+from gradfit.statistics.summary import Fitted, summarize
 from gradfit.typing import Floats, IntervalKind
 
 GRAPH_AGREEMENT = 1e-9
@@ -33,12 +35,29 @@ GRAPH_ROWS = 1000
 class FitResult:
     """What a fit found, and what can be done with it.
 
-    Everything known is in ``record``, plain values; the properties below are its names on the public face.
+    Everything known is in ``record``, plain values; the properties below are its names on the public face. The record of a fit
+    that was just made is drawn up when somebody asks for more than values, covariance and status.
     """
 
-    def __init__(self, record: FitRecord, predictor: EagerKernel | None = None) -> None:
-        self.record = record
-        self._predictor = predictor
+    def __init__(self, known: FitRecord | Fitted, predictor: EagerKernel | None = None) -> None:
+        self._known, self._given_predictor = known, predictor
+
+    @cached_property
+    def record(self) -> FitRecord:
+        """All that is known of the fit."""
+        return self._known if isinstance(self._known, FitRecord) else summarize(self._known)
+
+    @cached_property
+    def _predictor(self) -> EagerKernel | None:
+        if isinstance(self._known, FitRecord):
+            return self._given_predictor
+        return predictor_for(self.record, self._known.kernel)
+
+    @property
+    def _fitted(self) -> Fitted | None:
+        """The fit before its record was drawn up, where it is simple enough to answer by itself."""
+        known = self._known
+        return known if isinstance(known, Fitted) and known.plain else None
 
     # --- parameters ---------------------------------------------------------------------------------------------------
 
@@ -50,6 +69,8 @@ class FitResult:
     @property
     def values(self) -> dict[str, Any]:
         """Fitted values by parameter, as the model takes them: numbers, arrays for vector parameters."""
+        if self._fitted is not None:
+            return dict(zip(self.names, self._fitted.outcome.solution.theta.tolist(), strict=True))
         flat = iter(estimate.value for estimate in self.record.estimates)
         result: dict[str, Any] = {}
         for name, shape in self.record.model.shapes.items():
@@ -60,11 +81,13 @@ class FitResult:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all parameters that are not fixed: the order of ``covariance``."""
-        return self.record.names
+        return self.record.names if self._fitted is None else self._fitted.setting.parameters.names
 
     @property
     def covariance(self) -> Floats:
         """Covariance of ``names``, (p, p), in parameter units squared; NaN where it cannot be vouched for."""
+        if self._fitted is not None:
+            return self._fitted.covariance.matrix.copy()
         p = len(self.record.names)
         return self.record.covariance.copy() if self.record.covariance.size or p == 0 else np.full((p, p), np.nan)
 
@@ -91,19 +114,23 @@ class FitResult:
     # --- how it went --------------------------------------------------------------------------------------------------
 
     @property
+    def _solution(self) -> Solution | None:
+        return self._known.outcome.solution if isinstance(self._known, Fitted) else None
+
+    @property
     def success(self) -> bool:
         """Whether the fit reached a minimum, or did all it was asked to."""
-        return self.record.success
+        return self._solution.status.success if self._solution is not None else self.record.success
 
     @property
     def status(self) -> str:
         """How it ended, one word: converged, completed, stopped_early, not_converged, stalled, diverged, not_finite."""
-        return self.record.status
+        return self._solution.status.name.lower() if self._solution is not None else self.record.status
 
     @property
     def message(self) -> str:
         """How it ended, a sentence."""
-        return self.record.message
+        return self._solution.message if self._solution is not None else self.record.message
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -118,7 +145,13 @@ class FitResult:
     @property
     def history(self) -> History:
         """Row e: loss and gradient before step e, parameters after it."""
-        return self.record.history
+        return self._history if self._solution is not None else self.record.history
+
+    @cached_property
+    def _history(self) -> History:
+        if self._solution is None or "record" in vars(self):
+            return self.record.history
+        return history(self._solution.columns, self._known.setting.parameters.free_elements)
 
     @property
     def engine(self) -> str:

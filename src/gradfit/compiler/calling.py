@@ -59,17 +59,17 @@ def build(
     key = None if engine == "torch" else _key(plain)
     if key is not None and key in KNOWN:
         call, code = KNOWN[key]
-        return _depending(NativeKernel(replace(plain, call=call), data, parameters, code))
+        return depending(NativeKernel(replace(plain, call=call), data, parameters, code))
     before = outside(model.function)
     eager = _way_to_call(plain)
     if engine == "torch":
-        return _depending(eager)
+        return depending(eager)
     kernel = _compiled(eager, data, before, strict=engine == "native")
     if key is not None and isinstance(kernel, NativeKernel):
         KNOWN[key] = (kernel.base.call, kernel.code)
         while len(KNOWN) > MOST_KNOWN:
             KNOWN.pop(next(iter(KNOWN)))
-    return _depending(kernel)
+    return depending(kernel)
 
 
 # Models compiled before, by everything they compute with: what was tried of them then holds for any data.
@@ -89,7 +89,7 @@ def _key(kernel: EagerKernel) -> Hashable | None:
     return (prints, layout, shapes, kernel.dtype, kernel.sigma is None, kernel.loss_function.kind, kernel.loss_function.whole)
 
 
-def _depending(kernel: AnyKernel) -> AnyKernel:
+def depending(kernel: AnyKernel) -> AnyKernel:
     """Refuse a parameter without effect; a network may well have units that are silent at the start."""
     if kernel.model.kind != "module":
         _check_dependence(kernel)
@@ -319,13 +319,11 @@ def _points_near(parameters: Parameters, generator: np.random.Generator, count: 
 
 def _check_dependence(kernel: AnyKernel) -> None:
     """Refuse a parameter that moves no prediction, at the start or near it."""
-    generator = np.random.default_rng(0)
-    silent = np.ones(len(kernel.parameters.start), dtype=bool)
-    for theta in _points_near(kernel.parameters, generator, TRIALS):
-        derivative = kernel.jacobian(theta)[1]
-        silent &= (derivative == 0).all(axis=0)
-        if not silent.any():
-            return
+    silent = (kernel.jacobian(kernel.parameters.start)[1] == 0).all(axis=0)
+    if not silent.any():
+        return
+    for theta in _points_near(kernel.parameters, np.random.default_rng(0), TRIALS)[1:]:
+        silent &= (kernel.jacobian(theta)[1] == 0).all(axis=0)
     names = [name for name, none in zip(kernel.parameters.free_elements, silent, strict=True) if none]
     if names:
         raise ModelError(

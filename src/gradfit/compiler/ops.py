@@ -125,8 +125,17 @@ def _negative(x: Operand) -> Node:
 
 
 def _clamp(x: Node, lower: Operand | None = None, upper: Operand | None = None) -> Node:
-    result = x if lower is None else maximum(x, lower)
-    return result if upper is None else minimum(result, upper)
+    result = x if lower is None else _at_least(x, lower)
+    return result if upper is None else _at_most(result, upper)
+
+
+def _at_least(x: Node, lower: Operand) -> Node:
+    """Larger of two; between 0 and -0 torch takes the limit, unless that is a plain number."""
+    return maximum(x, lower) if isinstance(lower, Node) else maximum(lower, x)
+
+
+def _at_most(x: Node, upper: Operand) -> Node:
+    return minimum(x, upper) if isinstance(upper, Node) else minimum(upper, x)
 
 
 def _lerp(start: Node, end: Node, weight: Operand) -> Node:
@@ -255,11 +264,11 @@ def _heaviside(x: Node, at_zero: Node) -> Node:
 
 
 def _fmax(a: Node, b: Node) -> Node:
-    return where(isnan(a), b, where(isnan(b), a, maximum(a, b)))
+    return where(isnan(a), b, where(isnan(b), a, maximum(b, a)))
 
 
 def _fmin(a: Node, b: Node) -> Node:
-    return where(isnan(a), b, where(isnan(b), a, minimum(a, b)))
+    return where(isnan(a), b, where(isnan(b), a, minimum(b, a)))
 
 
 def _copysign(a: Node, b: Operand) -> Node:
@@ -359,7 +368,7 @@ OPS: Mapping[str, Op] = {
     "celu": Op(lambda x, alpha=1.0: _elu(x, alpha, 1.0, 1.0 / alpha), (REAL,)),
     "mish": Op(lambda x: x * apply("tanh", log1p(exp(x))), (REAL,)),
     "mish_backward": Op(_mish_backward, (REAL, REAL)),
-    "relu": Op(lambda x: maximum(x, 0.0), (REAL,)),
+    "relu": Op(lambda x: maximum(0.0, x), (REAL,)),
     "leaky_relu": Op(lambda x, slope=0.01: where(x > 0.0, x, x * slope), (REAL,)),
     "leaky_relu_backward": Op(lambda grad, x, slope, is_result: where(x > 0.0, grad, grad * slope), (REAL, REAL)),
     "threshold": Op(lambda x, edge, value: where(x <= edge, constant(value, x.dtype), x), (REAL,)),
@@ -387,8 +396,8 @@ OPS: Mapping[str, Op] = {
     "fmin": Op(_fmin, (REAL, REAL)),
     "fmax": Op(_fmax, (REAL, REAL)),
     "clamp": Op(_clamp, (REAL,)),
-    "clamp_min": Op(lambda x, lower: maximum(x, lower), (REAL,)),
-    "clamp_max": Op(lambda x, upper: minimum(x, upper), (REAL,)),
+    "clamp_min": Op(_at_least, (REAL,)),
+    "clamp_max": Op(_at_most, (REAL,)),
     "nan_to_num": Op(_nan_to_num, (REAL,)),
     # comparisons, conditions, choice
     "lt": _compare("lt"),

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from gradfit.compiler.evaluate import evaluate
 from gradfit.compiler.graph import Graph, Node, constant
 
-COMMUTE = frozenset(["add", "mul", "and", "or", "xor", "eq", "ne", "minimum", "maximum"])
+COMMUTE = frozenset(["add", "mul", "and", "or", "xor", "eq", "ne"])
 
 
 def simplify(graph: Graph) -> Graph:

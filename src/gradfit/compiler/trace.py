@@ -105,6 +105,8 @@ class Recorder(TorchDispatchMode):
         """Let torch compute, and write down what it does to the nodes."""
         kwargs = kwargs or {}
         name = func._schema.name.partition("::")[2]
+        if any(tensor.is_meta for tensor in _tensors((*args, *kwargs.values()))):
+            return func(*args, **kwargs)  # torch asks itself what a result will look like
         given = [tensor for tensor in _tensors((*args, *kwargs.values())) if self.knows(tensor)]
         if name in BRANCHES and given:
             return self.number(func, args)
@@ -312,8 +314,8 @@ def _is_view(result: Any, args: Any) -> bool:
 
 
 def _is_nothing(result: Any) -> bool:
-    """Whether it is a derivative that torch knows to be 0, whatever it is multiplied by."""
-    return isinstance(result, Tensor) and result._is_zerotensor()
+    """Whether it is a derivative that torch knows to be 0, whatever it is multiplied by, or a tensor that has only a shape."""
+    return isinstance(result, Tensor) and (result._is_zerotensor() or result.is_meta)
 
 
 def _tensors(values: Any) -> list[Tensor]:

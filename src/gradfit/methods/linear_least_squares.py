@@ -25,7 +25,7 @@ class LinearLeastSquares:
     name = "linear least squares"
     unit = "step"
     advice = "use method='lm'"
-    max_steps = 1
+    max_steps = first_block = 1
     early_stopping: EarlyStopping | None = None
 
     def check(self, problem: Problem) -> None:

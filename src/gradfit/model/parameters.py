@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,12 @@ class Parameters:
     ties: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]] = field(repr=False)
     packed: bool = True
 
-    @property
+    @cached_property
     def free_names(self) -> tuple[str, ...]:
         """Names of parameters the fit moves."""
         return tuple(name for name in self.names if not self.specs[name].fixed and self.specs[name].tied is None)
 
-    @property
+    @cached_property
     def free_elements(self) -> tuple[str, ...]:
         """One name per free number: ``w``, or ``c[0]``, ``c[1]`` of a vector."""
         return tuple(element for name in self.free_names for element in elements(name, self.shape(name)))
@@ -91,17 +92,17 @@ class Parameters:
         """Shape of a parameter; () for a scalar."""
         return tuple(self.specs[name].start.shape)
 
-    @property
+    @cached_property
     def start(self) -> Floats:
         """Free vector at the start, (p,)."""
         return self._free(lambda spec: spec.start)
 
-    @property
+    @cached_property
     def lower(self) -> Floats:
         """Lower bounds of the free vector, (p,); -inf for none."""
         return self._free(lambda spec: np.full(spec.start.shape, -math.inf if spec.lower is None else spec.lower))
 
-    @property
+    @cached_property
     def upper(self) -> Floats:
         """Upper bounds of the free vector, (p,); inf for none."""
         return self._free(lambda spec: np.full(spec.start.shape, math.inf if spec.upper is None else spec.upper))
@@ -109,6 +110,22 @@ class Parameters:
     def _free(self, part: Callable[[Parameter], Any]) -> Floats:
         parts = [np.ravel(part(self.specs[name])) for name in self.free_names]
         return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+
+    def started(self, start: Mapping[str, float] | Sequence[float] | None) -> Parameters:
+        """Give the same parameters with plain numbers as starts; those not named keep theirs.
+
+        Raises
+        ------
+        ParameterError
+            A start that is not finite or outside its bounds.
+        """
+        if start is None:
+            return self
+        named = start if isinstance(start, Mapping) else dict(zip(self.names, start, strict=True))
+        specs = dict(self.specs)
+        for name, value in named.items():
+            specs[name] = _checked(name, replace(specs[name], start=_array(value, name)))
+        return replace(self, specs=specs)
 
     def namer(self, dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
         """Give ``values(theta) -> {name: tensor}`` for theta of the given dtype; the loop calls it once a step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -44,11 +45,33 @@ class Setting:
     dropped: int
 
 
-def summarize(outcome: Outcome, kernel: AnyKernel, setting: Setting, fold_losses: Floats) -> FitRecord:
+@dataclass(frozen=True)
+class Fitted:
+    """A fit that has ended, before anything is drawn from it."""
+
+    outcome: Outcome
+    kernel: AnyKernel
+    setting: Setting
+    fold_losses: Floats
+
+    @cached_property
+    def covariance(self) -> Covariance:
+        """Covariance of the free parameters."""
+        return _covariance(self.outcome, self.kernel, self.setting)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every parameter is free and a single number: then theta is all there is to know of their values."""
+        parameters = self.setting.parameters
+        return parameters.free_elements == parameters.names
+
+
+def summarize(fitted: Fitted) -> FitRecord:
     """Draw every conclusion a fit allows."""
+    outcome, kernel, setting, fold_losses = fitted.outcome, fitted.kernel, fitted.setting, fitted.fold_losses
     solution, data = outcome.solution, setting.data
     kind = kernel.loss_kind
-    spread = _covariance(outcome, kernel, setting)
+    spread = fitted.covariance
     estimates, names, full = _estimates(outcome, kind, setting, spread)
     return FitRecord(
         model=_model_record(setting),
