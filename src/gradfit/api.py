@@ -13,7 +13,6 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from gradfit import plans
 from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
 from gradfit.compiler.compiled import AnyKernel, NativeKernel
@@ -21,7 +20,7 @@ from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset
 from gradfit.data.sources import Table, read
 from gradfit.data.split import k_folds, split
-from gradfit.drivers.monitor import Monitor
+from gradfit.drivers.monitor import monitored
 from gradfit.drivers.single import cross_validate, fit_one
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, StorageError, unknown
 from gradfit.methods.gradient_descent import GradientDescent
@@ -32,7 +31,7 @@ from gradfit.methods.optimizers import OPTIMIZERS
 from gradfit.model import loss as losses
 from gradfit.model.model import Model, check_has_parameters, formula_model, function_model, module_model
 from gradfit.model.parameters import Parameter, Parameters, parameters
-from gradfit.plans import Plan, is_plain, names_of
+from gradfit.plans import MEMORY, Plan, is_plain, names_of
 from gradfit.report import storage
 from gradfit.result import FitResult, predictor_for
 from gradfit.statistics.summary import Fitted, Setting
@@ -139,21 +138,21 @@ def fit(
     _check_choices(engine, on_failure, seed, every, out)
     if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
+    shown = (every, out, progress)
     planned = None
     if data is None and validation is None and folds is None and missing == "raise":
         known_start = start is None or is_plain(start)
-        named = names_of(start) if known_start else start
-        planned = plans.key(
-            model, len(arrays), target, named, bounds, fixed, tied, sigma is None, absolute_sigma, loss, f_scale, dtype, engine,
-            options, method=method,
+        parts = (
+            len(arrays), target, names_of(start) if known_start else start, bounds, fixed, tied, sigma is None, absolute_sigma, loss,
+            f_scale, dtype, engine, tuple(options.items()),
         )  # fmt: skip
-        plan = plans.find(planned)
+        planned, plan = MEMORY.find(model, parts, method)
         if plan is not None:
             train = _arrays_again(plan, arrays, sigma)
             if _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
-                known = plan.parameters.started(start) if known_start else plan.parameters
-                kernel = depending(plan.kernel(train, known))
-                return _fitted(plan.model, known, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, every, out, progress)
+                known = plan.started(start) if known_start else plan.parameters
+                kernel = plan.kernel(train, known)
+                return _fitted(plan.model, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, shown)
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
@@ -165,17 +164,16 @@ def fit(
     chosen = _method(_default_method(described, measure, train) if method is None else method, options)
     precision = _dtype(dtype, rows, chosen, described)
     kernel = calling.build(described, known, train, measure, dtype=precision, engine=engine)
-    parts = () if folds is None else _folds(train, folds, seed, held_out, known, described)
+    parted = () if folds is None else _folds(train, folds, seed, held_out, known, described)
     if absolute_sigma and sigma is None:
         raise OptionError("absolute_sigma says that sigma are measured errors, and no sigma was given; pass sigma=.")
     if isinstance(kernel, NativeKernel) and measure.kind == "least_squares":
-        plans.remember(planned, Plan(described, known, chosen, kernel.base, kernel.code))
-    return _fitted(described, known, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parts, seed, on_failure, every, out, progress)
+        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, kernel.code))
+    return _fitted(described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown)
 
 
 def _fitted(
     model: Model,
-    known: Parameters,
     method: Method,
     kernel: AnyKernel,
     train: Dataset,
@@ -185,14 +183,15 @@ def _fitted(
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     seed: int,
     on_failure: OnFailure,
-    every: int | None,
-    out: TextIO | None,
-    progress: bool | None,
+    shown: tuple[int | None, TextIO | None, bool | None],
 ) -> FitResult:
     """Run the method on what was put together."""
+    known = kernel.parameters
     spread = 1.0 if absolute_sigma or kernel.loss_kind == "likelihood" else None
-    with Monitor(known.free_elements, method.max_steps, unit=method.unit, every=every, out=out, progress=progress) as monitor:
+    with monitored(known.free_elements, method.max_steps, method.unit, *shown) as monitor:
         outcome = fit_one(method, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
+    if outcome.without_effect:
+        depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
     result = FitResult(Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses))
     _report_failure(result, on_failure)

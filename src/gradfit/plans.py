@@ -7,6 +7,7 @@ remembered of a call that holds something whose value cannot be vouched for, nor
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
@@ -17,7 +18,7 @@ import numpy as np
 
 from gradfit.compiler.compiled import ModelCode, NativeKernel
 from gradfit.compiler.eager import EagerKernel
-from gradfit.compiler.fingerprint import fingerprint
+from gradfit.compiler.fingerprint import Watch, fingerprint
 from gradfit.data.dataset import Dataset
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.method import Method
@@ -41,37 +42,74 @@ class Plan:
         """Give the compiled model on data."""
         return NativeKernel(self.base, data, parameters, self.code)
 
+    @functools.cached_property
+    def _begun(self) -> dict[Hashable, Parameters]:
+        return {}
 
-_PLANS: OrderedDict[Hashable, Plan] = OrderedDict()
-_LOCK = threading.Lock()
+    def started(self, start: Any) -> Parameters:
+        """Give the parameters with plain start values; those given last are found again."""
+        if start is None:
+            return self.parameters
+        values = tuple(start.values() if isinstance(start, Mapping) else start)
+        if values not in self._begun:
+            begun = self.parameters.started(start)
+            self._begun.clear()
+            self._begun[values] = begun
+            return begun
+        return self._begun[values]
 
 
-def key(*parts: Any, method: Any) -> Hashable | None:
+class _Memory:
+    """Plans by the values of what they were made of; and, faster, by the very objects of the call that was made last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.plans: OrderedDict[Hashable, Plan] = OrderedDict()
+        self.calls: OrderedDict[Hashable, tuple[Any, Watch, Plan]] = OrderedDict()
+
+    def find(self, model: Any, parts: tuple[Any, ...], method: Any) -> tuple[Hashable | None, Plan | None]:
+        """Find the plan of a call; and the name under which it may be remembered."""
+        call = (id(model), parts, method if isinstance(method, str) else id(method))
+        try:
+            known = self.calls.get(call)
+        except TypeError:  # a part that is a dict, a list, an array
+            call, known = None, None
+        if known is not None and known[0] is model and known[1].same():
+            return None, known[2]
+        name = _name(model, parts, method)
+        if name is None:
+            return None, None
+        with self.lock:
+            plan = self.plans.get(name)
+            if plan is not None:
+                self.plans.move_to_end(name)
+                if call is not None and (watch := Watch(model)).whole:
+                    self.calls[call] = (model, watch, plan)
+                    _shorten(self.calls)
+        return name, plan
+
+    def remember(self, name: Hashable | None, plan: Plan) -> None:
+        """Keep a plan, and forget the one that was not used for longest."""
+        if name is None:
+            return
+        with self.lock:
+            self.plans[name] = plan
+            _shorten(self.plans)
+
+
+def _shorten(kept: OrderedDict[Hashable, Any]) -> None:
+    while len(kept) > MOST:
+        kept.popitem(last=False)
+
+
+def _name(model: Any, parts: tuple[Any, ...], method: Any) -> Hashable | None:
     """Name a call by the values of its parts; None where that cannot be done."""
     if isinstance(method, GradientDescent):
-        return None if (found := fingerprint(parts)) is None else (found, id(method))  # the plan keeps the object itself
-    return fingerprint((*parts, method))
+        return None if (found := fingerprint((model, parts))) is None else (found, id(method))  # the plan keeps the object itself
+    return fingerprint((model, parts, method))
 
 
-def find(name: Hashable | None) -> Plan | None:
-    """Find a plan."""
-    if name is None:
-        return None
-    with _LOCK:
-        plan = _PLANS.get(name)
-        if plan is not None:
-            _PLANS.move_to_end(name)
-        return plan
-
-
-def remember(name: Hashable | None, plan: Plan) -> None:
-    """Keep a plan, and forget the one that was not used for longest."""
-    if name is None:
-        return
-    with _LOCK:
-        _PLANS[name] = plan
-        while len(_PLANS) > MOST:
-            _PLANS.popitem(last=False)
+MEMORY = _Memory()
 
 
 def is_plain(start: Any) -> bool:

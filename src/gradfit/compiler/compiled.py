@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -66,6 +67,11 @@ class ModelCode:
         return {}
 
     @functools.cached_property
+    def loops(self) -> weakref.WeakKeyDictionary[Any, dict[Any, Any]]:
+        """Compiled loops by method; see :mod:`gradfit.methods.compiled_descent`."""
+        return weakref.WeakKeyDictionary()
+
+    @functools.cached_property
     def _functions(self) -> dict[tuple[str, bool], native.Function]:
         return {}
 
@@ -83,7 +89,7 @@ class ModelCode:
         return self._functions[name, weighted].call
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Context:
     """Data as compiled code sees them: arrays, and the table that says where they are."""
 

@@ -28,6 +28,9 @@ LARGEST = 1024  # numbers in a captured array
 ACTING = frozenset(["print", "open", "input", "exec", "eval", "setattr", "delattr", "__import__"])  # builtins that act on the world
 
 
+_MISSING = object()
+
+
 class _Unknown(Exception):
     """Something whose value cannot be vouched for."""
 
@@ -43,6 +46,64 @@ def fingerprint(function: Any) -> Hashable | None:
 def outside(function: Any) -> Hashable:
     """Give a key of what a function reads from outside itself, objects by identity: it changes where the function changes that."""
     return _Marker(exact=False).mark(function)
+
+
+class Watch:
+    """Tells quickly that a function still computes with what it did: the same objects, none of which can change.
+
+    Made from the function itself; :attr:`whole` says whether that was possible.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self.whole = type(function) is types.FunctionType
+        self.globals: list[tuple[dict[str, Any], str, Any]] = []
+        self.cells: list[tuple[types.CellType, Any]] = []
+        self.functions: list[tuple[types.FunctionType, Any, Any, Any]] = []
+        if self.whole:
+            self._look(function)
+
+    def _look(self, function: types.FunctionType) -> None:
+        if any(function is known for known, *_ in self.functions):
+            return
+        defaults, keywords = function.__defaults__, function.__kwdefaults__
+        self.functions.append((function, function.__code__, defaults, keywords))
+        self.whole = self.whole and keywords is None and all(map(_constant, defaults or ()))
+        for name in _names(function.__code__):
+            value = function.__globals__.get(name, _MISSING)
+            self.globals.append((function.__globals__, name, value))
+            self._see(value)
+        for cell in function.__closure__ or ():
+            try:
+                self.cells.append((cell, cell.cell_contents))
+                self._see(cell.cell_contents)
+            except ValueError:
+                self.whole = False
+
+    def _see(self, value: Any) -> None:
+        if type(value) is types.FunctionType and (value.__module__ or "").partition(".")[0] not in TRUSTED:
+            self._look(value)
+        elif not _constant(value):
+            self.whole = False
+
+    def same(self) -> bool:
+        """Whether nothing was put in another's place."""
+        return (
+            self.whole
+            and all(f.__code__ is code and f.__defaults__ is d and f.__kwdefaults__ is k for f, code, d, k in self.functions)
+            and all(names.get(name, _MISSING) is value for names, name, value in self.globals)
+            and all(cell.cell_contents is value for cell, value in self.cells)
+        )
+
+
+def _constant(value: Any) -> bool:
+    """Whether an object cannot change."""
+    if value is None or value is _MISSING or type(value) in (bool, int, float, complex, str, bytes):
+        return True
+    if type(value) is types.ModuleType:
+        return value.__name__.partition(".")[0] in TRUSTED
+    if type(value) is types.FunctionType:
+        return (value.__module__ or "").partition(".")[0] in TRUSTED
+    return isinstance(value, (np.ufunc, types.BuiltinFunctionType))
 
 
 class _Marker:
@@ -137,8 +198,6 @@ class _Marker:
         except ValueError:  # not yet assigned
             return ("empty",)
 
-
-_MISSING = object()
 
 
 @functools.lru_cache(maxsize=1024)

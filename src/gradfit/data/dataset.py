@@ -5,6 +5,7 @@ After this door every layer may rely on: float64 arrays of one length n >= 1, al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -107,6 +108,8 @@ def real(values: Any, name: str) -> Floats:
     DataError
         Text, complex numbers, dates, objects, more than two dimensions, or a single number.
     """
+    if type(values) is np.ndarray and values.dtype == np.float64 and 1 <= values.ndim <= 2:
+        return values.astype(np.float64, order="C")  # a copy, in this machine's byte order
     array = _as_array(values, name)
     if array.dtype.kind == "c":
         raise DataError(f"{name} holds complex numbers; fit real and imaginary parts (or modulus) as real columns.")
@@ -254,6 +257,8 @@ def _check_sigma(data: Dataset) -> None:
 
 
 def _without_missing(data: Dataset, missing: Missing) -> Dataset:
+    if _all_finite(data):
+        return data
     named = {**data.columns, data.target_name: data.target} | ({} if data.sigma is None else {"sigma": data.sigma})
     whole = np.ones(data.n, dtype=bool)
     counts = []
@@ -274,6 +279,13 @@ def _without_missing(data: Dataset, missing: Missing) -> Dataset:
     return replace(data.rows(np.flatnonzero(whole)), dropped=int((~whole).sum()))
 
 
+def _all_finite(data: Dataset) -> bool:
+    """Tell in one pass each whether all numbers are finite; a sum that overflows is looked at again more closely."""
+    parts = (*data.columns.values(), data.target, *(() if data.sigma is None else (data.sigma,)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(math.isfinite(part.sum()) for part in parts)
+
+
 def _rows_named(rows: np.ndarray) -> str:
     """Name the first few rows as a person counts them, from 1."""
     shown = ", ".join(str(int(row) + 1) for row in rows[:ROWS_NAMED])
@@ -286,4 +298,6 @@ def _brief(value: object) -> str:
 
 
 def _is_single(values: Any) -> bool:
+    if type(values) is np.ndarray:
+        return bool(values.dtype == np.float32)
     return str(getattr(values, "dtype", "")).removeprefix("torch.") == "float32"

@@ -54,7 +54,7 @@ def iterate(method: Method, problem: Problem, observe: Observer | None = None) -
     minimum is.
     """
     run = method.start(problem)
-    if isinstance(run, CompiledRun):
+    if hasattr(run, "advance"):
         return _in_blocks(run, method, problem, observe)
     return _step_by_step(run, method, problem, observe)
 
@@ -142,6 +142,9 @@ class _Ending:
         """Rows as columns."""
         raise NotImplementedError
 
+    def find_lowest(self) -> None:
+        """Look for the lowest loss, where that was not done on the way."""
+
     def lost(self, loss: float) -> bool:
         """Tell whether a loss has no way back: grown beyond all measure, or falling without a floor."""
         return not (math.isfinite(loss) and abs(loss) <= self.ceiling)
@@ -152,6 +155,7 @@ class _Ending:
 
     def diverged(self, loss: float) -> Solution:
         """Go back to the lowest loss seen; nothing after it is worth keeping but its history."""
+        self.find_lowest()
         columns, start = self.columns(), self.problem.parameters
         losses = columns["train_loss"]
         if not math.isfinite(losses[0]):
@@ -220,14 +224,18 @@ class _BlockTrail(_Ending):
         """Take a block in."""
         if not self.blocks:
             self.see_first(float(block.train_loss[0]))
-        finite = np.where(np.isfinite(block.train_loss), block.train_loss, math.inf)
-        least = int(finite.argmin())
-        if finite[least] < self.lowest:
-            self.lowest = float(finite[least])
-            self.lowest_theta = block.theta[least - 1] if least else self.theta
         self.theta = block.theta[-1]
         self.steps += len(block.train_loss)
         self.blocks.append(block)
+
+    def find_lowest(self) -> None:
+        """Look for the lowest loss; its parameters are those of the row before."""
+        columns = self.columns()
+        finite = np.where(np.isfinite(columns["train_loss"]), columns["train_loss"], math.inf)
+        least = int(finite.argmin())
+        if math.isfinite(finite[least]):
+            self.lowest = float(finite[least])
+            self.lowest_theta = columns["theta"][least - 1] if least else self.problem.parameters.start
 
     def columns(self) -> Columns:
         """Rows as columns."""
@@ -278,6 +286,8 @@ def sentence(status: Status, method: Method, steps: int, detail: str) -> str:
 
 def _inside(theta: Floats, problem: Problem) -> Floats:
     """Put parameters that stand at a bound exactly there: in single precision or scaled units a bound is rounded."""
+    if not problem.parameters.bounded:
+        return theta
     eps = 4 * torch.finfo(problem.dtype).eps
     for bound in (problem.parameters.lower, problem.parameters.upper):
         known = np.where(np.isfinite(bound), bound, np.nan)  # nothing is near NaN

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TextIO
 
@@ -80,6 +81,18 @@ class Monitor:
             self.bar.start()
         self.bar.update(self.task, completed=step, description=f"loss {evaluation.train_loss:.6g}")
         self.shown_at = time.monotonic()
+
+
+def monitored(
+    names: Sequence[str], total: int, unit: str, every: int | None, out: TextIO | None, progress: bool | None
+) -> AbstractContextManager[Monitor | None]:
+    """Give a monitor; none where there is nothing to show and nobody to see it."""
+    if every is None and not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
+        return UNSEEN
+    return Monitor(names, total, unit=unit, every=every, out=out, progress=progress)
+
+
+UNSEEN: AbstractContextManager[None] = nullcontext()
 
 
 def _row(block: Block, place: int) -> Evaluation:

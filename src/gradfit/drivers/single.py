@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 MAX_LINEARIZED = 200  # free parameters; beyond, a Jacobian costs more than it tells
+UNSEEDED = nullcontext()
 SINGLE = float(np.finfo(np.float32).eps)
 
 
@@ -55,6 +56,14 @@ class Outcome:
             return None
         return self.kernel.linearize(self.solution.theta)
 
+    @property
+    def without_effect(self) -> bool:
+        """Whether a parameter moved no prediction, at the end or in all the history: it may have none at all."""
+        if self.conclusion is None:
+            return False
+        slopes = self.solution.columns["gradient"]
+        return math.isinf(self.conclusion.distance) or bool((slopes[0] == 0).any() and (slopes == 0).all(axis=0).any())
+
     @cached_property
     def loss(self) -> float:
         """Mean loss at the solution."""
@@ -86,7 +95,7 @@ def fit_one(
     held_out = None if validation is None else kernel.on(validation)
     problem = Problem(kernel, parameters, kernel.dtype, held_out, seed)
     wide = kernel.in_double()
-    with _own_randomness(kernel, seed):
+    with _own_randomness(seed) if kernel.model.kind == "module" else UNSEEDED:
         method.check(problem)
         solution, settled = iterate(method, problem, observe)
         conclusion = _concluded(solution, wide, parameters)
@@ -162,11 +171,8 @@ def _judged(solution: Solution, method: Method, distance: float, *, strict: bool
 
 
 @contextmanager
-def _own_randomness(kernel: AnyKernel, seed: int) -> Iterator[None]:
+def _own_randomness(seed: int) -> Iterator[None]:
     """Dropout draws from torch's global generator: seed it for the fit and put it back afterwards."""
-    if kernel.model.kind != "module":
-        yield
-        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -13,6 +13,7 @@ import functools
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,34 @@ if TYPE_CHECKING:
 MAX_ORDER = 5_000_000  # row numbers drawn ahead for mini-batches
 
 
+@dataclass(frozen=True)
+class Loop:
+    """The compiled loop of a method for a model: all of a run that does not depend on data."""
+
+    scaled: bool
+    shape: Shape
+    step: StepSource
+    function: native.Function
+
+
+def loop_of(method: GradientDescent, problem: Problem, scaled: bool, schedule: Schedule) -> Loop:
+    """Compile the loop, or find what was compiled for the same method, model and shape."""
+    assert isinstance(problem.kernel, NativeKernel)
+    shape = Shape(
+        scaled=scaled,
+        validated=problem.validation is not None,
+        batched=method.batch_size is not None,
+        stepwise=schedule.stepwise,
+        bounded=problem.parameters.bounded,
+    )
+    known = problem.kernel.code.loops.setdefault(method, {})
+    if (shape, schedule.settings) not in known:
+        size = len(problem.parameters.start)
+        step = _traced_step(method, schedule.typical, size, problem.kernel.dtype, scaled)
+        known[shape, schedule.settings] = Loop(scaled, shape, step, loop_function(problem.kernel.code.loss, step, shape))
+    return known[shape, schedule.settings]
+
+
 class CompiledDescent:
     """A compiled loop at work.
 
@@ -51,39 +80,47 @@ class CompiledDescent:
         self.method, self.problem, self.kernel = method, problem, problem.kernel
         start = problem.parameters.start
         self.p, self.kind = len(start), NUMPY[self.kernel.code.loss.dtype]
-        self.scaled = method.scale if method.scale is not None else problem.parameters.packed
-        units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(self.p)
+        scaled = method.scale if method.scale is not None else problem.parameters.packed
+        units = scaling.diagonal(problem.kernel, start) if scaled else scaling.none(self.p)
         self.units = units.parameters.astype(self.kind)
-        self.slope = (units.loss / units.parameters).astype(self.kind)
         self.theta = (start / units.parameters).astype(self.kind)
-        rate = method._rate(problem, units if self.scaled else None)
+        rate = method._rate(problem, units if scaled else None)
         self.batches = 1 if method.batch_size is None else math.ceil(self.kernel.n / method.batch_size)
-        self.schedule = _Schedule(method, rate, self.batches, scaled=self.scaled)
-        self.generator = torch.Generator().manual_seed(int(problem.seed))
+        self.schedule = method.schedule(rate, self.batches, scaled=scaled)
+        self.loop = loop_of(method, problem, scaled, self.schedule)
         self.epoch = 0
-        step = _traced_step(method, self.schedule.typical, self.p, self.kernel.dtype, self.scaled)
-        bounded = bool(np.isfinite(problem.parameters.lower).any() or np.isfinite(problem.parameters.upper).any())
-        shape = Shape(
-            scaled=self.scaled,
-            validated=problem.validation is not None,
-            batched=method.batch_size is not None,
-            stepwise=self.schedule.stepwise,
-            bounded=bounded,
-        )
-        self.step_source = step
-        self.loop = loop_function(self.kernel.code.loss, step, shape)
-        self.state = np.zeros(max(1, len(step.state)))
+        self.state = np.zeros(max(1, len(self.loop.step.state)))
         self.measures = np.array([1 / units.loss, DIVERGED_FACTOR * problem.kernel.signal, math.nan])
-        self.limits = np.concatenate([problem.parameters.lower, problem.parameters.upper]) / np.tile(units.parameters, 2)
-        self.limits = self.limits.astype(self.kind)
-        self.room = np.empty(len(self.kernel.code.loss.inputs) * self.kernel.n if shape.batched else 0, dtype=self.kind)
+        self.job = np.zeros(JOB_WORDS, dtype=np.int64)
+        self._fill_job(units)
         self.average = None if method.averaging is None else _Average(method.averaging, method.max_steps)
+
+    def _fill_job(self, units: scaling.Scaling) -> None:
+        """Write down where things are; see :mod:`gradfit.compiler.descent_code`."""
+        job, shape = self.job, self.loop.shape
+        job[0], job[2], job[3], job[10] = (
+            self.kernel.loss_context.address, address_of(self.theta), address_of(self.state), address_of(self.measures),
+        )  # fmt: skip
+        if shape.validated:
+            assert isinstance(self.problem.validation, NativeKernel)
+            job[1] = self.problem.validation.loss_context.address
+        if shape.scaled:
+            self.slope = (units.loss / units.parameters).astype(self.kind)
+            job[8], job[9] = address_of(self.units), address_of(self.slope)
+        if shape.batched:
+            self.room = np.empty(len(self.kernel.code.loss.inputs) * self.kernel.n, dtype=self.kind)
+            self.generator = torch.Generator().manual_seed(int(self.problem.seed))
+            job[11], job[13] = self.method.batch_size, address_of(self.room)
+        if shape.bounded:
+            sides = [self.problem.parameters.lower, self.problem.parameters.upper]
+            self.limits = np.concatenate([side / units.parameters for side in sides]).astype(self.kind)
+            job[14] = address_of(self.limits)
 
     @property
     def source(self) -> str:
         """What is compiled: the loss of one row, and the optimizer's step."""
-        first = "" if self.step_source.first == self.step_source.following else f"# The very first step:\n{self.step_source.first}\n"
-        return f"{self.kernel.code.loss.text}\n{first}{self.step_source.following}"
+        first = "" if self.loop.step.first == self.loop.step.following else f"# The very first step:\n{self.loop.step.first}\n"
+        return f"{self.kernel.code.loss.text}\n{first}{self.loop.step.following}"
 
     @property
     def loop_reason(self) -> str:
@@ -119,26 +156,21 @@ class CompiledDescent:
             return self.average.value
         return (self.theta * self.units).astype(np.float64)
 
-    def _run(self, epochs: int, settings: Floats, order: np.ndarray, history: Floats) -> int:
+    def _run(self, epochs: int, settings: Floats, order: np.ndarray | None, history: Floats) -> int:
         """Call the compiled loop; gives the epochs done."""
-        validation = self.problem.validation
-        other = validation.loss_context.address if isinstance(validation, NativeKernel) else 0
-        job = np.zeros(JOB_WORDS, dtype=np.int64)
-        job[0], job[1] = self.kernel.loss_context.address, other
-        job[2], job[3], job[4], job[5] = address_of(self.theta), address_of(self.state), self.epoch == 0, epochs
-        job[6], job[7] = address_of(settings), address_of(history)
-        job[8], job[9], job[10] = address_of(self.units), address_of(self.slope), address_of(self.measures)
-        job[11], job[12] = self.method.batch_size or 0, address_of(order)
-        job[13], job[14] = address_of(self.room), address_of(self.limits)
-        return int(self.loop.call(address_of(job)))
+        job = self.job
+        job[4], job[5], job[6], job[7] = self.epoch == 0, epochs, address_of(settings), address_of(history)
+        if order is not None:
+            job[12] = address_of(order)
+        return int(self.loop.function.call(address_of(job)))
 
     def _drawable(self, limit: int) -> int:
         """How many epochs' row orders fit into the room for them."""
         return limit if self.method.batch_size is None else max(1, MAX_ORDER // self.kernel.n)
 
-    def _order(self, epochs: int) -> np.ndarray:
+    def _order(self, epochs: int) -> np.ndarray | None:
         if self.method.batch_size is None:
-            return np.empty(0, dtype=np.int64)
+            return None
         return np.stack([torch.randperm(self.kernel.n, generator=self.generator).numpy() for _ in range(epochs)])
 
     def _nothing_to_fit(self) -> Block:
@@ -177,7 +209,7 @@ def _traced_step(
     return step
 
 
-class _Schedule:
+class Schedule:
     """What torch's scheduler sets, per step: known ahead, or where it looks at the loss a few epochs ahead."""
 
     def __init__(self, method: GradientDescent, rate: float, batches: int, *, scaled: bool) -> None:
@@ -186,7 +218,7 @@ class _Schedule:
         self.stepwise = False
         self.per_epoch = 1
         self.typical: dict[str, float] = {"lr": rate}
-        self.table = np.empty((0, 1))
+        self.table = np.full((self.epochs, 1), rate)
         if method.scheduler is None and not method.has_default_schedule(scaled=scaled):
             return
         optimizer = method._build([torch.zeros(1, requires_grad=True)], rate, scaled=scaled)
@@ -210,18 +242,23 @@ class _Schedule:
 
     def rows(self, epoch: int, epochs: int) -> Floats:
         """Settings of the steps of some epochs, one row per step (or per epoch where all its steps share them)."""
-        if len(self.table):
-            return np.ascontiguousarray(self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch])
-        return np.full((epochs, 1), self._now())
+        if self.plateau is not None:
+            return np.full((epochs, 1), self._now())
+        return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch]
 
     def shown(self, epoch: int, epochs: int) -> Floats:
         """Learning rate of each epoch, as the history shows it: that of its first step."""
-        if len(self.table):
-            return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch : self.per_epoch, 0].copy()
-        return np.full(epochs, self._now())
+        if self.plateau is not None:
+            return np.full(epochs, self._now())
+        return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch : self.per_epoch, 0]
 
     def _now(self) -> float:
-        return self.rate if self.plateau is None else float(self.optimizer.param_groups[0]["lr"])
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names of what changes from step to step."""
+        return tuple(self.typical)
 
     def watch(self, losses: Floats) -> None:
         """Show the scheduler the losses of the epochs that ran."""

@@ -28,7 +28,7 @@ from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.graph import Untraceable
 from gradfit.errors import OptionError, ParameterError, unknown
 from gradfit.methods import scaling
-from gradfit.methods.compiled_descent import CompiledDescent
+from gradfit.methods.compiled_descent import CompiledDescent, Schedule
 from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.optimizers import (
     DEFAULT_EPOCHS,
@@ -163,6 +163,7 @@ class GradientDescent:
         self.scale = scale
         self.options = known_options(self.optimizer, options)
         self.needs_closure = needs_closure(self.optimizer)
+        self._schedules: dict[tuple[float, int, bool], Schedule] = {}
         known = identity(self.optimizer, self.options)
         if known is None or not was_tried(known):
             self._try_out()
@@ -178,8 +179,7 @@ class GradientDescent:
         """Refuse what this optimizer cannot do on this problem."""
         if self.early_stopping is not None and problem.validation is None:
             raise OptionError("early_stopping watches the validation loss; pass validation=0.2, rows, or a data set.")
-        bounded = np.isfinite(problem.parameters.lower).any() or np.isfinite(problem.parameters.upper).any()
-        if self.needs_closure and bounded:
+        if self.needs_closure and problem.parameters.bounded:
             raise ParameterError("LBFGS cannot keep bounds: its memory of curvature ends at them. Use method='lm' or 'adam'.")
         if self.needs_closure and self.batch_size is not None:
             raise OptionError("LBFGS compares losses between steps, so it needs all rows in each; leave batch_size out.")
@@ -196,6 +196,17 @@ class GradientDescent:
             return CompiledDescent(self, problem)
         except Untraceable as why:
             return DescentRun(self, problem, f"torch's own loop on compiled loss and gradient, because of {self.name}: {why}.")
+
+    def schedule(self, rate: float, batches: int, *, scaled: bool) -> Schedule:
+        """Give the learning rates of all epochs; found again for the same rate, unless the scheduler looks at the loss."""
+        key = (rate, batches, scaled)
+        if key not in self._schedules:
+            made = Schedule(self, rate, batches, scaled=scaled)
+            if made.plateau is not None or callable(self.scheduler) and not isinstance(self.scheduler, type):
+                return made
+            self._schedules.clear()  # the last one is enough
+            self._schedules[key] = made
+        return self._schedules[key]
 
     def effective_options(self, *, scaled: bool) -> dict[str, Any]:
         """Options of the optimizer: the user's, and those that scaled units need."""

@@ -96,7 +96,8 @@ class MarquardtRun:
         before, p = self.solver.theta, len(self.start)
         code, rows = self.solver.run(limit)
         theta = rows[:, marquardt.HISTORY : marquardt.HISTORY + p]
-        validation = self._validation(np.vstack([before, theta[:-1]]))
+        unseen = self.problem.validation is None
+        validation = np.full(len(rows), math.nan) if unseen else self._validation(np.vstack([before, theta[:-1]]))
         status, detail = self._worded(code, float(rows[0, 0]))
         self.ended = status is not None and status is not Status.NOT_FINITE
         return Block(rows[:, 0], validation, {"damping": rows[:, 1]}, theta, rows[:, marquardt.HISTORY + p :], status, detail)

@@ -111,11 +111,6 @@ SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this sh
 ON_BOUND = 1e-10  # relative
 
 
-def workspace_size(n: int, p: int) -> int:
-    """How many float64 ``system``, ``offset``, ``matrices``, ``vectors`` and ``numbers`` take, one after another."""
-    return (p + 1) * n + n + MATRICES * (p + 1) * (p + 2) + VECTORS * p + NUMBERS
-
-
 def dot(rows: Matrix, i: int, j: int, start: int, stop: int) -> float:
     """Inner product of two rows, from one element up to another."""
     total = 0.0
@@ -446,7 +441,12 @@ def runs_onto_plateau(vectors: Matrix, numbers: Vector) -> bool:
 
 
 def distance(matrices: Matrices, vectors: Matrix, numbers: Vector, n: int) -> float:
-    """Distance from the minimum in standard errors along the FREE parameters, as :func:`gradfit.methods.stopping.remaining_distance`."""
+    r"""Distance from the minimum in standard errors, along the FREE parameters.
+
+    :math:`\lVert QQ^T r \rVert / s` with :math:`s^2 = \lVert r - QQ^T r \rVert^2 / (n - p)`, Q a basis of the directions that the data
+    determine. Infinite where a parameter moves no prediction. Exact data have no s: a step below single precision of the
+    prediction counts as arrived.
+    """
     for j in range(vectors.shape[1]):
         vectors[DELTA, j] = 0.0
         if vectors[FREE, j] > 0 and vectors[COLUMNS, j] == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 
@@ -126,7 +126,6 @@ class Run(Protocol):
         """Give the parameters the run stands for now, (p,): the last ones, or their average."""
 
 
-@runtime_checkable
 class CompiledRun(Protocol):
     """A method at work in compiled code: it takes many steps at once."""
 

@@ -107,6 +107,11 @@ class Parameters:
         """Upper bounds of the free vector, (p,); inf for none."""
         return self._free(lambda spec: np.full(spec.start.shape, math.inf if spec.upper is None else spec.upper))
 
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether any free number has a bound."""
+        return bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
+
     def _free(self, part: Callable[[Parameter], Any]) -> Floats:
         parts = [np.ravel(part(self.specs[name])) for name in self.free_names]
         return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
@@ -125,7 +130,10 @@ class Parameters:
         specs = dict(self.specs)
         for name, value in named.items():
             specs[name] = _checked(name, replace(specs[name], start=_array(value, name)))
-        return replace(self, specs=specs)
+        begun = replace(self, specs=specs)
+        # What does not depend on the start need not be found out again.
+        vars(begun).update({name: getattr(self, name) for name in ("free_names", "free_elements", "lower", "upper", "bounded")})
+        return begun
 
     def namer(self, dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
         """Give ``values(theta) -> {name: tensor}`` for theta of the given dtype; the loop calls it once a step."""

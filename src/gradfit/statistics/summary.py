@@ -109,6 +109,8 @@ def summarize(fitted: Fitted) -> FitRecord:
 def _on_bound(outcome: Outcome, setting: Setting) -> np.ndarray:
     """Tell which free parameters ended on a bound, (p,): they have no error, and take no degree of freedom."""
     theta, parameters = outcome.solution.theta, setting.parameters
+    if not parameters.bounded:
+        return np.zeros(len(theta), dtype=bool)
     return np.asarray(_at(theta, parameters.lower) | _at(theta, parameters.upper))
 
 

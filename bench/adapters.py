@@ -1,0 +1,46 @@
+"""How each work is asked of gradfit: the public calls, as a user writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import gradfit
+from problems import Data
+
+
+def descend(model: Callable[..., Any], data: Data, method: str, rate: float, epochs: int, **options: Any) -> gradfit.FitResult:
+    """Fit by gradient descent in the user's own units; covariance and history are read, so that nothing is left undone."""
+    fit = gradfit.fit(
+        model, data.x, data.y, start=data.start, method=method, learning_rate=rate, epochs=epochs,
+        scale=False, progress=False, on_failure="ignore", **options,
+    )  # fmt: skip
+    rows = len(fit.history["train_loss"])
+    if rows != epochs:
+        raise RuntimeError(f"gradfit stopped after {rows} of {epochs} epochs: {fit.message}")
+    _ = fit.covariance
+    return fit
+
+
+def least_squares(model: Callable[..., Any], data: Data) -> gradfit.FitResult:
+    """Fit by the default method, and read the covariance."""
+    fit = gradfit.fit(model, data.x, data.y, start=data.start)
+    _ = fit.covariance
+    return fit
+
+
+def kernel(model: Callable[..., Any], data: Data) -> Any:
+    """Prepare loss and gradient of the model on the data; not timed."""
+    raise NotImplementedError("this version has no compiled kernel of loss and gradient to call")
+
+
+def loss_and_gradient(kernel: Any, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean squared residual at ``theta`` and its gradient, (p,), on one thread; this is what is timed."""
+    raise NotImplementedError("this version has no compiled kernel of loss and gradient to call")
+
+
+def answer(fit: gradfit.FitResult) -> np.ndarray:
+    """Fitted values in the order of the model, (p,)."""
+    return np.array(list(fit.values.values()), dtype=float)
