@@ -17,7 +17,7 @@ from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
 from gradfit.compiler.compiled import AnyKernel, NativeKernel
 from gradfit.compiler.saved_graph import from_dict
-from gradfit.data.dataset import Dataset, dataset
+from gradfit.data.dataset import Dataset, dataset, plain_rows
 from gradfit.data.sources import Table, read
 from gradfit.data.split import k_folds, split
 from gradfit.drivers.monitor import monitored
@@ -200,6 +200,10 @@ def _fitted(
 
 def _arrays_again(plan: Plan, arrays: tuple[Any, ...], sigma: Any) -> Dataset:
     """Check the arrays of a call whose plan is known."""
+    if sigma is None and (found := plain_rows(plan.model.data_names, str(plan.model.target), arrays)) is not None:
+        if found.n < len(plan.parameters.free_elements):
+            _check_enough(found, plan.parameters, plan.model)
+        return found
     names = (*plan.model.data_names, str(plan.model.target))
     columns = dict(zip(names, arrays, strict=True))
     rows = dataset(Table(names, columns.__getitem__, "the arrays given"), names[:-1], names[-1], sigma=sigma)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -99,13 +98,23 @@ class Context:
     address: int
 
     @classmethod
-    def of(cls, columns: Sequence[Floats], fixed: Floats, dtype: str) -> Context:
-        """Describe columns (n,) and the fixed numbers; copies what is not laid out as compiled code wants it."""
+    def of(cls, data: Dataset, extra: Floats | None, fixed: Floats, dtype: str) -> Context:
+        """Describe the rows of a data set, what comes after the target, and the fixed numbers.
+
+        Arrays are copied only where compiled code wants them otherwise.
+        """
         kind = NUMPY[dtype]
-        arrays = tuple(np.ascontiguousarray(column, dtype=kind) for column in (fixed, *columns))
-        n = len(arrays[1])
-        words = np.array([n, *map(address_of, arrays)], dtype=np.int64)
-        return cls(n, arrays, words, address_of(words))
+        if data.block is not None and extra is None and dtype == "double":
+            begin, step = address_of(data.block), 8 * data.n
+            arrays: tuple[np.ndarray, ...] = (data.block,)
+            places = [begin + step * row for row in range(len(data.block))]
+        else:
+            columns = (*data.columns.values(), data.target, *(() if extra is None else (extra,)))
+            arrays = tuple(np.ascontiguousarray(column, dtype=kind) for column in columns)
+            places = [address_of(array) for array in arrays]
+        known = fixed.astype(kind)
+        words = np.array([data.n, address_of(known) if len(known) else 0, *places], dtype=np.int64)
+        return cls(data.n, (known, *arrays), words, address_of(words))
 
 
 def address_of(array: np.ndarray) -> int:
@@ -218,14 +227,15 @@ class NativeKernel:
     @functools.cached_property
     def context(self) -> Context:
         """Data in double precision with weights, for the model's functions."""
-        weight = () if self.data.sigma is None else (1 / self.data.sigma,)
-        return Context.of([*self.data.columns.values(), self.data.target, *weight], self._fixed, "double")
+        weight = None if self.data.sigma is None else 1 / self.data.sigma
+        return Context.of(self.data, weight, self._fixed, "double")
 
     @functools.cached_property
     def loss_context(self) -> Context:
         """Data in the fit's precision with sigma, for the loss."""
-        sigma = () if self.data.sigma is None else (self.data.sigma,)
-        return Context.of([*self.data.columns.values(), self.data.target, *sigma], self._fixed, self.code.loss.dtype)
+        if self.data.sigma is None and self.code.loss.dtype == "double":
+            return self.context
+        return Context.of(self.data, self.data.sigma, self._fixed, self.code.loss.dtype)
 
     @property
     def weighted(self) -> bool:
@@ -278,7 +288,7 @@ class NativeKernel:
         """Write the loss near theta as a sum of squares; None where it has no such form."""
         if self.loss_kind == "least_squares":
             residual, jacobian = self.residual(theta)
-            weight = self.context.arrays[-1] if self.weighted else np.ones(self.n)
+            weight = np.ones(self.n) if self.data.sigma is None else 1 / self.data.sigma
             return Linearization(residual, jacobian, residual / weight + self.data.target, weight, np.ones(self.n))
         prediction, derivative = self.jacobian(theta)
         sigma = None if self.eager.sigma is None else self.eager.sigma.double()

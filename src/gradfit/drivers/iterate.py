@@ -91,11 +91,11 @@ def _in_blocks(run: CompiledRun, method: Method, problem: Problem, observe: Obse
             observe.block(first + 1, trail.blocks[-1])
         if kept is not None:
             return trail.solution(patience.theta, Status.STOPPED_EARLY, patience.wording(method.unit)), True
+        if block.status is not None:
+            return trail.solution(run.final(), block.status, block.detail), True
         last = float(block.train_loss[-1])
         if trail.lost(last):
             return trail.diverged(last), True
-        if block.status is not None:
-            return trail.solution(run.final(), block.status, block.detail), True
         size = _next_size(size, time.monotonic() - begun)
     return _all_steps_taken(run, trail, patience, method, problem)
 
@@ -222,11 +222,15 @@ class _BlockTrail(_Ending):
 
     def add(self, block: Block) -> None:
         """Take a block in."""
-        if not self.blocks:
-            self.see_first(float(block.train_loss[0]))
         self.theta = block.theta[-1]
         self.steps += len(block.train_loss)
         self.blocks.append(block)
+
+    def lost(self, loss: float) -> bool:
+        """Tell whether a loss has no way back."""
+        if math.isinf(self.ceiling):
+            self.see_first(float(self.blocks[0].train_loss[0]))
+        return super().lost(loss)
 
     def find_lowest(self) -> None:
         """Look for the lowest loss; its parameters are those of the row before."""

@@ -32,12 +32,12 @@ class LevenbergMarquardt:
     max_steps
         Steps at most.
     radius
-        How far the first step may go, as a multiple of the start's own size in scaled units (MINPACK's ``factor``): 100 trusts
-        the start, 0.1 does not.
+        How far the first step may go, as a multiple of the start's own size in scaled units (MINPACK's ``factor``): 100 follows
+        the first step wherever it leads, 0.1 hardly leaves the start.
     """
 
     max_steps: int = 1000
-    radius: float = 100.0
+    radius: float = 1.0
     early_stopping: EarlyStopping | None = None
 
     name = "Levenberg-Marquardt"
@@ -50,7 +50,7 @@ class LevenbergMarquardt:
         if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, int) or self.max_steps < 1:
             raise OptionError(f"max_steps is {self.max_steps!r}; expected a whole number, 1 or more.")
         if not (0 < self.radius < math.inf):
-            raise OptionError(f"radius is {self.radius!r}; expected a positive number such as 100.")
+            raise OptionError(f"radius is {self.radius!r}; expected a positive number such as 1.")
 
     def check(self, problem: Problem) -> None:
         """Refuse a loss that is no sum over rows, or has no curvature to work with."""

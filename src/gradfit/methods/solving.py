@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -67,26 +68,21 @@ class Solver:
     """
 
     def __init__(
-        self, kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, radius: float = 100.0, exact: bool = True
+        self, kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, radius: float = 1.0, exact: bool = True
     ) -> None:
         n, p = kernel.n, len(theta)
         self.kernel, self.n, self.p = kernel, n, p
-        sizes = ((p + 1) * n, n, marquardt.MATRICES * (p + 1) * (p + 2), marquardt.VECTORS * p, marquardt.NUMBERS)
-        block = np.empty(sum(sizes))
-        ends = np.cumsum(sizes)
-        self.offset = block[ends[0] : ends[1]]
-        self.matrices = block[ends[1] : ends[2]].reshape(marquardt.MATRICES, p + 1, p + 2)
-        self.vectors = block[ends[2] : ends[3]].reshape(marquardt.VECTORS, p)
-        self.numbers = block[ends[3] :]
-        self.vectors[:] = 0.0
-        self.vectors[:3] = theta, lower, upper
-        self.numbers[:] = 0.0
+        size, (job, offset, matrices, vectors, numbers, counters) = _layout(n, p)
+        block = self.block = np.zeros(size)  # zeros that are not touched cost nothing
+        begin = address_of(block)
+        self.job, self.counters = block[job].view(np.int64), block[counters].view(np.int64)
+        self.offset, self.numbers = block[offset], block[numbers]
+        self.matrices = block[matrices].reshape(marquardt.MATRICES, p + 1, p + 2)
+        self.vectors = block[vectors].reshape(marquardt.VECTORS, p)
+        self.vectors[marquardt.THETA], self.vectors[marquardt.LOWER], self.vectors[marquardt.UPPER] = theta, lower, upper
         self.numbers[marquardt.RADIUS] = radius
         self.numbers[marquardt.RANK_TOLERANCE] = max(n, p) * EXACT_RANK if exact else NUMERIC_RANK
-        self.counters = np.zeros(marquardt.COUNTERS, dtype=np.int64)
         self.refusal = ""  # what the model last said where it could not be evaluated
-        self.job = np.zeros(JOB, dtype=np.int64)
-        begin = address_of(block)
         self.callbacks: Callbacks | None = None
         if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
             self.function, context = _native_solver(kernel), kernel.context.address
@@ -94,10 +90,9 @@ class Solver:
         else:
             self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
             self.function, context = _calling_solver(), address_of(self.callbacks.context)
-        places = [begin, *(begin + 8 * int(end) for end in ends[:-1])]
-        self.job[:2] = n, p
-        self.job[3:] = context, *places, address_of(self.counters), 0
-        self.block = block
+        parts = (offset, matrices, vectors, numbers, counters)
+        self.job[:] = (n, p, 0, context, begin, *[begin + 8 * part.start for part in parts], 0)
+        self.place = begin + 8 * job.start
 
     @property
     def theta(self) -> Floats:
@@ -109,7 +104,7 @@ class Solver:
         history = np.empty((rows, marquardt.HISTORY + 2 * self.p))
         before = int(self.counters[marquardt.STEPS])
         self.job[2], self.job[10] = rows, address_of(history)
-        code = int(self.function.call(address_of(self.job)))
+        code = int(self.function.call(self.place))
         if self.callbacks is not None:
             self.callbacks.check()
         taken = int(self.counters[marquardt.STEPS]) - before
@@ -149,6 +144,17 @@ class Solver:
     def _refused(self, error: ModelError) -> float:
         self.refusal = str(error)
         return math.nan
+
+
+@functools.lru_cache(maxsize=128)
+def _layout(n: int, p: int) -> tuple[int, tuple[slice, ...]]:
+    """Where in one block of words the parts lie: how many words there are; job, offset, matrices, vectors, numbers, counters.
+
+    The block begins with the solver's scratch, (p + 1, n).
+    """
+    sizes = (n, marquardt.MATRICES * (p + 1) * (p + 2), marquardt.VECTORS * p, marquardt.NUMBERS, marquardt.COUNTERS)
+    ends = list(itertools.accumulate((JOB, *sizes), initial=(p + 1) * n))
+    return ends[-1], tuple(map(slice, ends[:-1], ends[1:]))
 
 
 def conclude(kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, exact: bool = True) -> Conclusion | None:

@@ -79,6 +79,9 @@ def covariance(
     at_bound
         (p,), parameters on a bound: they have no error of their own, and the others are given at their value.
     """
+    if kind == "least_squares" and not at_bound.any() and n > len(names) and conclusion.undetermined.max(initial=0.0) <= INVOLVED:
+        scale = 1.0 if absolute else conclusion.sum / (n - len(names))
+        return Covariance(scale * conclusion.inverse, "least squares", ("",) * len(names), scale)
     inside = ~at_bound
     dof = n - int(inside.sum())
     label = {"least_squares": "least squares", "likelihood": "expected information"}.get(kind, "sandwich")
