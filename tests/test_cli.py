@@ -63,7 +63,7 @@ def test_json_is_strict_and_holds_the_same_result(here, capsys):
 
 
 def test_a_fit_that_does_not_succeed_prints_its_report_and_exits_with_one(here, capsys):
-    code, out, err = call(capsys, "fit", "t.csv", FORMULA, "--max-steps", "1")
+    code, out, err = call(capsys, "fit", "t.csv", FORMULA, "--method", "sgd", "--epochs", "1")
     assert (code, err) == (1, "")
     assert "loss" in out
 

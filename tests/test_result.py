@@ -129,7 +129,7 @@ def test_a_validation_set_of_ones_own_serves(data):
     ("call", "error", "says"),
     [
         ({"method": "newton"}, gradfit.OptionError, "unknown method 'newton'"),
-        ({"engine": "native"}, gradfit.OptionError, "torch"),
+        ({"engine": "numba"}, gradfit.OptionError, "native, torch"),
         ({"lerning_rate": 0.1, "method": "sgd"}, gradfit.OptionError, "Did you mean 'learning_rate'"),
         ({"validaton": 0.2}, gradfit.OptionError, "Did you mean 'validation'"),
         ({"loss": "l2"}, gradfit.OptionError, "squared"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor
 
+from gradfit.compiler.elementary import FUNCTIONS
+from gradfit.compiler.evaluate import operation
 from gradfit.compiler.graph import Graph, check
 from gradfit.compiler.lower import arguments, lower
 from gradfit.compiler.native import Function, compiled, load, target
@@ -87,6 +92,26 @@ def _module(source: RowSource) -> str:
     for_rows(builder, ir.Constant(INDEX, 0), n, target().width(source.dtype), body)
     builder.ret_void()
     return str(module)
+
+
+def run_on_torch(text: str, name: str = "row") -> Callable[..., tuple[Tensor, ...]]:
+    """Give the function of a source, for torch's numbers."""
+    known: dict[str, Any] = {own: _lifted(operation(own)) for own in FUNCTIONS if own not in ("float32", "float64")}
+    known |= {kind: functools.partial(torch.tensor, dtype=dtype) for kind, dtype in TORCH.items()}
+    known |= {"float64": operation("double"), "float32": operation("single")}
+    known |= {"inf": math.inf, "nan": math.nan, "bool": torch.tensor, "true": True, "false": False}
+    exec(text, known)  # noqa: S102 - our own text
+    return known[name]
+
+
+def _lifted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of tensors take plain numbers beside them, as compiled code does."""
+
+    def call(*operands: Any) -> Tensor:
+        dtype = next(value.dtype for value in operands if isinstance(value, Tensor) and value.dtype != torch.bool)
+        return function(*(value if isinstance(value, Tensor) else torch.tensor(value, dtype=dtype) for value in operands))
+
+    return call
 
 
 def with_slopes(function: Callable[..., Tensor], order: int = 1) -> Callable[..., list[Tensor]]:

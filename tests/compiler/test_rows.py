@@ -295,6 +295,6 @@ def test_random_models_have_the_loss_and_gradient_that_torch_gives(first, second
 
     kernel = kernel_of(model, columns, y, start=start)
     value, gradient = mean_loss(loss_row(kernel), kernel.parameters.start, [*columns.values(), y])
-    assert math.isclose(value, float(rows.mean()), rel_tol=1e-10)
+    assert math.isclose(value, rows.mean().item(), rel_tol=1e-10)
     size = np.abs(slopes).max(initial=1e-3)
     assert_allclose(gradient, slopes.mean(axis=1), rtol=1e-10, atol=1e-10 * size)

@@ -10,9 +10,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from row_harness import native, row_source, traced, with_slopes
 
+from gradfit.compiler import trace
 from gradfit.compiler.evaluate import evaluate
 from gradfit.compiler.graph import Untraceable
-from gradfit.compiler.trace import MAX_CONSTANTS, MAX_NODES, record
+from gradfit.compiler.trace import MAX_CONSTANTS, record
 
 X = np.array([-2.0, -0.7, -0.0, 0.0, 0.3, 0.9, 1.0, 1.7, 3.2, 5.0, 11.0])
 DOUBLE = torch.float64
@@ -127,6 +128,18 @@ def several_at_once(x, a, b, c):
     return first * x + second * a + third * b + left + right.mean() + c.unbind()[1] + torch.chunk(c, 3)[2]
 
 
+def written_to_constant_places(x, a, b, c):
+    values = torch.zeros(4, dtype=x.dtype)
+    values[[3, 1]] = c[:2]
+    values[torch.tensor([True, False, False, False])] = a
+    return x * values.prod() + c[torch.tensor([True, False, True])].sum() + b * values[[0, 3, 3]].sum()
+
+
+def of_whole_constants(x, a, b, c):
+    joined = torch.cat([x.long(), torch.tensor([5, 7])]) + torch.stack([torch.tensor(2), x.long()[0], torch.tensor(3)])
+    return joined.sum() * a + torch.tensor([1, 4]).flip(0)[0] * b + c[0]
+
+
 def reshaped(x, a, b, c):
     square = torch.outer(c, c)
     return a * x + square.diagonal().sum() + square.reshape(-1)[1::4].sum() + square.T[0, 2] * b + square.permute(1, 0)[1].amax()
@@ -184,7 +197,7 @@ def without_gradient(x, a, b, c):
 
 RECORDED = [
     written_on_views, written_by_slices, written_on_a_transposed_view, masked, masked_by_in_place_fill, with_where, polynomial,
-    powers, product_with_a_matrix, joined, moved_around, several_at_once, reshaped, broadcast, largest_and_norm,
+    powers, product_with_a_matrix, joined, moved_around, written_to_constant_places, of_whole_constants, several_at_once, reshaped, broadcast, largest_and_norm,
     in_place_on_a_temporary, overwritten, of_whole_numbers, of_conditions, ignoring_its_data, without_gradient,
 ]  # fmt: skip
 
@@ -311,8 +324,11 @@ REFUSED = {
     "item": (lambda x, a, b, c: x * a.item(), "branches on values"),
     "int": (lambda x, a, b, c: x * int(a), "branches on values"),
     "tolist": (listed, "branches on values"),
-    "numpy": (lambda x, a, b, c: x * np.float64(a.detach().numpy()), ""),
-    "masked select": (lambda x, a, b, c: a * x[x > 0], "branches on values|operator"),
+    "numpy": (lambda x, a, b, c: x * np.float64(a.detach().numpy()), "branches on values"),
+    "numpy array": (lambda x, a, b, c: x * float(np.asarray(c.detach()).sum()), "branches on values"),
+    "masked select": (lambda x, a, b, c: a * x[x > 0], "chooses places of a tensor by values"),
+    "lookup by value": (lambda x, a, b, c: c[(x > 0).long()] * x, "chooses places of a tensor by values"),
+    "selection by value": (lambda x, a, b, c: c.index_select(0, (x > 0).long()), "chooses places of a tensor by values"),
     "random numbers": (lambda x, a, b, c: a * x + torch.randn(1, dtype=DOUBLE), "draws random numbers"),
     "dropout": (lambda x, a, b, c: torch.nn.functional.dropout(a * x, 0.5), "draws random numbers"),
     "unknown operator": (lambda x, a, b, c: torch.special.i0(a * x), "the torch operator i0|special_i0"),
@@ -327,7 +343,7 @@ REFUSED = {
     ),
     "no tensor": (lambda x, a, b, c: (a * x, 1.0), "float, not a tensor"),
     "an exception": (lambda x, a, b, c: a * x + c @ torch.ones(2, dtype=DOUBLE), "cannot be traced for one row .RuntimeError"),
-    "writing to chosen places": (lambda x, a, b, c: c.clone().index_put_((torch.tensor([0, 1]),), a), "writes to chosen places"),
+    "writing to chosen places": (lambda x, a, b, c: c.clone().index_put_(((x > 0).long(),), a), "chooses places"),
 }
 
 
@@ -338,13 +354,14 @@ def test_refused_with_the_reason_is(name):
         record(model, of_one_row())
 
 
-def test_too_long_a_computation_is_refused():
+def test_too_long_a_computation_is_refused(monkeypatch):
     def long(x):
-        for k in range(MAX_NODES):
+        for k in range(100):
             x = x + 1.0 / (k + 1)
         return x
 
-    with pytest.raises(Untraceable, match=f"more than {MAX_NODES} operations"):
+    monkeypatch.setattr(trace, "MAX_NODES", 100)
+    with pytest.raises(Untraceable, match="more than 100 operations"):
         record(long, {"x": torch.ones(1, dtype=DOUBLE)})
 
 
@@ -358,11 +375,11 @@ def test_the_source_of_a_recorded_model_can_be_read():
     graph = traced(with_slopes(lambda x, a, b: a * torch.exp(-b * x)), {k: torch.ones(1, dtype=DOUBLE) for k in "xab"})
     assert row_source(graph, "double").text == (
         "def row(x, a, b):\n"
-        "    t1 = exp(-(b * x))\n"
-        "    out_0 = a * t1\n"
+        "    out_2 = exp(-(b * x))\n"
+        "    out_0 = a * out_2\n"
         "    out_1 = -(out_0 * b)\n"
         "    out_3 = -(out_0 * x)\n"
-        "    return out_0, out_1, t1, out_3\n"
+        "    return out_0, out_1, out_2, out_3\n"
     )
 
 

@@ -86,6 +86,19 @@ def fitted(x, y, method, **options):
     return gradfit.fit(celsius, x, y, method=method, **options)
 
 
+both_engines = pytest.mark.parametrize("engine", ["torch", "native"])
+
+
+def agree(fit, expected, columns=slice(0, 6), dtype=torch.float64):
+    """The torch engine gives the same bits; compiled code adds rows up in another order."""
+    ours, theirs = table(fit)[:, columns], expected[:, :6][:, columns]
+    if fit.engine == "torch":
+        return np.array_equal(ours, theirs)
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    size = np.abs(theirs).max(axis=0)  # a gradient near zero is a difference of large numbers
+    return np.allclose(ours, theirs, rtol=rtol, atol=rtol * size, equal_nan=True)
+
+
 CASES = [
     ("SGD", {}), ("SGD", {"momentum": 0.9}), ("SGD", {"momentum": 0.8, "dampening": 0.3, "weight_decay": 0.1}),
     ("SGD", {"momentum": 0.9, "nesterov": True}), ("SGD", {"foreach": True}), ("SGD", {"fused": True}), ("SGD", {"maximize": True}),
@@ -115,22 +128,47 @@ def test_every_optimizer_of_torch_is_among_the_cases():
     assert {cls.__name__ for cls in OPTIMIZERS.values()} <= tried
 
 
+@both_engines
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=described)
-def test_descent_is_torch_optim_step_by_step(case, dtype, t_u, t_c):
+def test_descent_is_torch_optim_step_by_step(case, dtype, engine, t_u, t_c):
     name, options = case
     optimizer = getattr(torch.optim, name)
     rate = 1.0 if name == "LBFGS" else 0.01
-    fit = fitted(0.1 * t_u, t_c, name.lower(), learning_rate=rate, dtype=dtype, **options)
+    fit = fitted(0.1 * t_u, t_c, name.lower(), learning_rate=rate, dtype=dtype, engine=engine, **options)
     expected = by_hand(0.1 * t_u, t_c, optimizer, lr=rate, dtype=dtype, **options)
-    assert np.array_equal(table(fit), expected[:, :6])
+    assert fit.engine == engine
+    if name == "LBFGS" and engine == "native":  # a line search compares losses: the last bit may decide where it goes
+        np.testing.assert_allclose(table(fit)[-1, :4], expected[-1, :4], rtol=1e-6 if dtype == torch.float64 else 1e-3)
+        return
+    assert agree(fit, expected, dtype=dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("case", [case for case in CASES if case[0] != "LBFGS"], ids=described)
+def test_compiled_descent_stays_with_torch_for_500_steps(case, dtype, t_u, t_c):
+    name, options = case
+    plan = {"learning_rate": 0.01, "dtype": dtype, "epochs": 500, **options}
+    fit = fitted(0.1 * t_u, t_c, name.lower(), engine="native", **plan)
+    expected = fitted(0.1 * t_u, t_c, name.lower(), engine="torch", **plan)
+    assert "foreach" in options or "whole loop is compiled" in fit.engine_reason
+    # Some paths are chaotic: where the last bit of the start changes torch's own path, its bits are nobody's to keep.
+    bit = float(torch.finfo(dtype).eps)
+    shaken = fitted(0.1 * t_u, t_c, name.lower(), engine="torch", **plan | {"start": {"w": 1.0 + bit, "b": 0.0}})
+    rows = min(len(fit.history), len(expected.history), len(shaken.history))
+    ours, theirs, other = (table(one)[:rows] for one in (fit, expected, shaken))
+    size, rtol = np.abs(theirs).max(axis=0), 1e-12 if dtype == torch.float64 else 1e-5
+    kept = np.maximum.accumulate((np.abs(other - theirs) / size).max(axis=1)) < max(6 * bit, 1e-14)
+    assert kept.sum() > 20
+    np.testing.assert_array_less((np.abs(ours - theirs) / size).max(axis=1)[kept], rtol)
 
 
 @pytest.mark.parametrize("name", [name for name in SCALED if name not in ("Adadelta", "LBFGS")])
 def test_without_scaling_the_default_rate_is_torchs_own_and_a_class_serves_as_well_as_its_name(name, t_u, t_c):
     optimizer = getattr(torch.optim, name)
     fit = fitted(0.1 * t_u, t_c, optimizer)
-    assert np.array_equal(table(fit), by_hand(0.1 * t_u, t_c, optimizer)[:, :6])
+    assert agree(fit, by_hand(0.1 * t_u, t_c, optimizer))
 
 
 def test_climbing_is_done_as_torch_says_and_not_called_a_success(t_u, t_c):
@@ -158,16 +196,19 @@ def test_every_scheduler_of_torch_is_among_the_cases():
     assert set(SCHEDULERS) == {name.lower() for name, _ in SCHEDULES} | by_function
 
 
+@both_engines
 @pytest.mark.parametrize("case", SCHEDULES, ids=lambda case: case[0])
-def test_every_scheduler_follows_torch(case, t_u, t_c):
+def test_every_scheduler_follows_torch(case, engine, t_u, t_c):
     name, options = case
     cls = getattr(lr_scheduler, name, None) or getattr(swa_utils, name)
-    fit = fitted(0.1 * t_u, t_c, "sgd", learning_rate=0.01, momentum=0.5, scheduler=name, scheduler_options=options)
+    fit = fitted(
+        0.1 * t_u, t_c, "sgd", learning_rate=0.01, momentum=0.5, scheduler=name, scheduler_options=options, engine=engine
+    )
     expected = by_hand(
         0.1 * t_u, t_c, torch.optim.SGD, lr=0.01, momentum=0.5, scheduler=lambda descent: cls(descent, **options),
         per_batch=name in ("CyclicLR", "OneCycleLR"),
     )  # fmt: skip
-    assert np.array_equal(table(fit), expected[:, :6])
+    assert agree(fit, expected)
     assert len(set(fit.history["learning_rate"])) > 1
 
 
@@ -180,24 +221,26 @@ def sequential(descent):
     return lr_scheduler.SequentialLR(descent, parts, milestones=[5])
 
 
+@both_engines
 @pytest.mark.parametrize("scheduler", [chained, sequential])
-def test_schedulers_of_schedulers_come_as_functions_of_the_optimizer(scheduler, t_u, t_c):
-    fit = fitted(0.1 * t_u, t_c, "sgd", learning_rate=0.01, scheduler=scheduler)
-    assert np.array_equal(table(fit), by_hand(0.1 * t_u, t_c, torch.optim.SGD, lr=0.01, scheduler=scheduler)[:, :6])
+def test_schedulers_of_schedulers_come_as_functions_of_the_optimizer(scheduler, engine, t_u, t_c):
+    fit = fitted(0.1 * t_u, t_c, "sgd", learning_rate=0.01, scheduler=scheduler, engine=engine)
+    assert agree(fit, by_hand(0.1 * t_u, t_c, torch.optim.SGD, lr=0.01, scheduler=scheduler))
 
 
-def test_the_plateau_is_that_of_the_validation_loss_where_there_is_one(t_u, t_c):
+@both_engines
+def test_the_plateau_is_that_of_the_validation_loss_where_there_is_one(engine, t_u, t_c):
     x, options = 0.1 * t_u, {"patience": 2, "factor": 0.5}
     train, held = np.arange(7), np.arange(7, 11)
     fit = fitted(x, t_c, "sgd", learning_rate=0.01, validation=list(held), scheduler="ReduceLROnPlateau", scheduler_options=options,
-                 epochs=60)  # fmt: skip
+                 epochs=60, engine=engine)  # fmt: skip
     expected = by_hand(
         x[train], t_c[train], torch.optim.SGD, lr=0.01, epochs=60, watched="validation",
         validation=(torch.tensor(x[held]), torch.tensor(t_c[held])),
         scheduler=lambda descent: lr_scheduler.ReduceLROnPlateau(descent, **options),
     )  # fmt: skip
-    assert np.array_equal(table(fit), expected[:, :6])
-    assert np.array_equal(fit.history["validation_loss"], expected[:, 6])
+    assert agree(fit, expected)
+    np.testing.assert_allclose(fit.history["validation_loss"], expected[:, 6], rtol=0 if engine == "torch" else 1e-12)
     on_training_loss = by_hand(
         x[train], t_c[train], torch.optim.SGD, lr=0.01, epochs=60,
         scheduler=lambda descent: lr_scheduler.ReduceLROnPlateau(descent, **options),
@@ -213,7 +256,7 @@ def test_one_cycle_spans_the_fit_and_is_stepped_every_batch(t_u, t_c):
         0.1 * t_u, t_c, torch.optim.SGD, lr=0.01, batch_size=4, per_batch=True,
         scheduler=lambda descent: lr_scheduler.OneCycleLR(descent, max_lr=0.01, total_steps=3 * EPOCHS),
     )  # fmt: skip
-    np.testing.assert_allclose(table(fit), expected[:, :6], rtol=1e-14)
+    np.testing.assert_allclose(table(fit), expected[:, :6], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -279,11 +322,12 @@ def test_the_first_averaged_epoch_is_a_whole_number(value):
 # --- batches, averages ---------------------------------------------------------------------------------------------------
 
 
+@both_engines
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
-def test_mini_batches_follow_a_seeded_permutation(batch_size, t_u, t_c):
-    fit = fitted(0.1 * t_u, t_c, "adam", learning_rate=0.01, batch_size=batch_size, seed=7)
+def test_mini_batches_follow_a_seeded_permutation(batch_size, engine, t_u, t_c):
+    fit = fitted(0.1 * t_u, t_c, "adam", learning_rate=0.01, batch_size=batch_size, seed=7, engine=engine)
     expected = by_hand(0.1 * t_u, t_c, torch.optim.Adam, lr=0.01, batch_size=batch_size, seed=7)
-    assert np.array_equal(table(fit)[:, 1:4], expected[:, 1:4])
+    assert agree(fit, expected, slice(1, 4))
     np.testing.assert_allclose(table(fit), expected[:, :6], rtol=1e-13)
 
 
@@ -294,14 +338,16 @@ def test_in_an_epoch_of_unequal_batches_every_row_counts_once(t_u, t_c):
     np.testing.assert_allclose(table(batches)[:, columns], table(whole)[:, columns], rtol=1e-14)
 
 
+@both_engines
 @pytest.mark.parametrize("kind", ["swa", "ema"])
-def test_averages_are_those_of_swa_utils(kind, t_u, t_c):
+def test_averages_are_those_of_swa_utils(kind, engine, t_u, t_c):
     holder = torch.nn.ParameterList([torch.tensor([1.0, 0.0], dtype=torch.float64)])
     rule = swa_utils.get_swa_multi_avg_fn() if kind == "swa" else swa_utils.get_ema_multi_avg_fn(0.9)
     average = swa_utils.AveragedModel(holder, multi_avg_fn=rule)
-    fit = fitted(0.1 * t_u, t_c, "sgd", learning_rate=0.01, averaging=Averaging(kind, decay=0.9, start=5))
+    fit = fitted(0.1 * t_u, t_c, "sgd", learning_rate=0.01, averaging=Averaging(kind, decay=0.9, start=5), engine=engine)
     by_hand(0.1 * t_u, t_c, torch.optim.SGD, lr=0.01, average=average, average_from=5)
-    assert list(fit.values.values()) == list(average.module.parameters())[0].tolist()  # noqa: RUF015
+    theirs = list(average.module.parameters())[0].tolist()  # noqa: RUF015
+    np.testing.assert_allclose(list(fit.values.values()), theirs, rtol=0 if engine == "torch" else 1e-12)
     if kind == "swa":
         np.testing.assert_allclose(
             fit.values["w"], fit.history["w"][4:].mean(), rtol=1e-8

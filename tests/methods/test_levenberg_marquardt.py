@@ -41,11 +41,6 @@ def certified(name):
 def test_certified_values_are_found_to_eight_digits(name, start):
     table, data = certified(name)
     fit = gradfit.fit(f"y = {FORMULAS[name]}", data=data, start={b: row[start] for b, row in table.items()}, on_failure="ignore")
-    if (name, start) == ("BoxBOD", 0):  # from (1, 1) the first step leads where b2 has no effect left: that must be said
-        assert fit.status == "stalled"
-        assert "b2" in fit.message
-        assert math.isnan(fit.params["b2"].stderr)
-        return
     assert fit.success, fit.message
     for parameter, (_, _, value, deviation) in table.items():
         assert fit.params[parameter].value == pytest.approx(value, rel=1e-8)
@@ -179,7 +174,7 @@ def test_a_region_of_nan_is_stepped_around():
     assert fit.values == {"a": pytest.approx(2, rel=1e-9), "b": pytest.approx(3, rel=1e-9)}
 
 
-@pytest.mark.parametrize(("option", "value"), [("max_steps", 0), ("max_steps", 1.5), ("damping", 0), ("damping", math.nan)])
+@pytest.mark.parametrize(("option", "value"), [("max_steps", 0), ("max_steps", 1.5), ("radius", 0), ("radius", math.nan)])
 def test_a_value_that_makes_no_sense_is_refused(option, value, t_u, t_c):
     with pytest.raises(gradfit.OptionError, match=option):
         gradfit.fit("t_c = w*t_u + b", data={"t_u": t_u, "t_c": t_c}, **{option: value})

@@ -179,8 +179,9 @@ class _Loop:
         loss = self.one_epoch(number)
         builder.store(builder.add(number, ir.Constant(INDEX, 1)), epoch)
         self.raise_ceiling(loss)
-        size = Value(builder, loss)
-        kept = builder.fcmp_ordered("<=", abs(size).ir, builder.load(self.ceiling))
+        size = abs(Value(builder, loss)).ir
+        finite = builder.fcmp_ordered("<", size, ir.Constant(DOUBLE, float("inf")))
+        kept = builder.and_(finite, builder.fcmp_ordered("<=", size, builder.load(self.ceiling)))
         builder.store(ir.Constant(ir.IntType(1), 0), self.first)
         builder.cbranch(kept, head, done)
         builder.position_at_end(done)

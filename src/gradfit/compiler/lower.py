@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keyword
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -30,6 +30,8 @@ def lower(graph: Graph, outputs: Sequence[str], *, name: str = "row", title: str
 
     Parameters
     ----------
+    graph
+        Simplified: what is computed of constants alone is a constant.
     outputs
         A name for each result; parts of the computation that are results carry it.
     title
@@ -50,7 +52,7 @@ def arguments(graph: Graph) -> tuple[str, ...]:
 class _Writer:
     def __init__(self, graph: Graph, outputs: Sequence[str]) -> None:
         self.graph, self.outputs = graph, outputs
-        self.taken: set[str] = set(RESERVED)
+        self.taken: set[str] = {*RESERVED, *(node.operation for node in graph.nodes())}
         self.names: dict[Node, str] = {}
         for node in graph.inputs:
             self.names[node] = self.free(identifier(str(node.value)))
@@ -65,13 +67,12 @@ class _Writer:
 
     def text(self, name: str, title: str) -> str:
         nodes = self.graph.nodes()
-        self.taken |= {node.operation for node in nodes}
         uses = Counter(argument for node in nodes for argument in node.arguments)
         wanted: dict[Node, str] = {}
         for node, output in zip(self.graph.outputs, self.outputs, strict=True):
             uses[node] += 1
             wanted.setdefault(node, output)
-        lines = []
+        lines: list[str] = []
         for node in nodes:
             if node in self.written:
                 continue
@@ -133,7 +134,9 @@ def number(value: float | bool) -> tuple[str, int]:
 
 def identifier(name: str) -> str:
     """Make a Python name of any name: ``c[0]`` becomes c_0, ``t (°C)`` becomes t_C."""
-    word = re.sub(r"\W+", "_", name).strip("_") or "v"
-    if word[0].isdigit():
+    # Python takes names that Unicode calls compatible, such as x² and x2, for the same.
+    letters = (letter if f"v{letter}".isidentifier() else " " for letter in unicodedata.normalize("NFKC", name))
+    word = "_".join("".join(letters).split()).strip("_") or "v"
+    if not word.isidentifier():
         word = f"v{word}"
     return f"{word}_" if keyword.iskeyword(word) else word

@@ -20,7 +20,7 @@ import llvmlite.binding as llvm
 from gradfit.compiler import cache
 from gradfit.compiler.elementary import register_symbols
 
-FORMAT = "1"  # of what this package writes into modules; a change makes everything compiled before unknown
+FORMAT = "3"  # of what this package writes into modules; a change makes everything compiled before unknown
 COMPILING = threading.RLock()  # llvmlite's objects are not for two threads at once
 
 

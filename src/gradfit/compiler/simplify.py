@@ -1,7 +1,7 @@
 """Graph -> a smaller graph with the same values: constants folded, equal parts shared, neutral elements removed.
 
-Every rule is exact in floating point: it changes no bit of a result, but for the sign of a NaN. So ``x + 0.0`` stays (it turns -0 into 0), and
-sums are never reordered.
+Every rule is exact in floating point: it changes no bit of a result, but for the sign of a NaN. So ``x + 0.0`` stays (it turns
+-0 into 0), and sums are never reordered.
 
 ==========================  ==============================
 x*1, 1*x, x/1, x - 0        x
@@ -28,9 +28,7 @@ COMMUTE = frozenset(["add", "mul", "and", "or", "xor", "eq", "ne"])
 def simplify(graph: Graph) -> Graph:
     """Simplify a graph; its inputs stay, used or not."""
     home = _Home()
-    new: dict[Node, Node] = {}
-    for node in graph.inputs:
-        new[node] = node
+    new: dict[Node, Node] = {node: node for node in graph.inputs}
     for node in graph.nodes():
         if node not in new:
             new[node] = home.make(node, tuple(new[argument] for argument in node.arguments))
@@ -67,15 +65,13 @@ class _Home:
 
     def constant(self, value: float | bool, dtype: str) -> Node:
         """Give the one node of a constant; 0 and -0 are two."""
-        key = ("constant", dtype, value, math.copysign(1.0, value))
-        if value != value:
-            key = ("constant", dtype, "nan", 1.0)
-        return self.known.setdefault(key, constant(value, dtype))
+        bits = "nan" if value != value else (value, math.copysign(1.0, value))
+        return self.known.setdefault(("constant", dtype, bits), constant(value, dtype))
 
 
 def fold(node: Node, arguments: tuple[Node, ...]) -> float | bool:
     """Compute an operation on constants, in its own precision."""
-    return evaluate(Graph((), (Node(node.operation, arguments, node.dtype),)), {})[0].item()  # type: ignore[return-value]
+    return evaluate(Graph((), (Node(node.operation, arguments, node.dtype),)), {})[0].item()
 
 
 def _is(node: Node, value: float | bool) -> bool:

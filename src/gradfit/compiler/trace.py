@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradfit.compiler.graph import Graph, Node, Untraceable, apply, cast, constant, variable
@@ -25,27 +26,34 @@ from gradfit.compiler.ops import OPS, compute
 
 DTYPES = {torch.float64: "double", torch.float32: "single", torch.bool: "bool"}
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # held as doubles: exact to 2**53
+# What only looks at shapes, or makes room that is not yet written.
 IGNORED = frozenset(
-    ["detach_", "set_", "resize_", "_record_function_enter_new", "_record_function_exit", "empty_like", "new_empty"]
-)
+    [
+        "detach_", "set_", "resize_", "_record_function_enter_new", "_record_function_exit", "empty_like", "new_empty",
+        "new_empty_strided",
+    ]
+)  # fmt: skip
 BRANCHES = frozenset(["_local_scalar_dense", "is_nonzero", "equal", "nonzero"])
 # Operators that only move numbers; new places are filled with 0.
 MOVES = frozenset(
     [
         "_unsafe_view", "_reshape_copy", "alias_copy", "cat", "clone", "contiguous", "diag_embed", "expand_copy", "flip", "gather",
-        "index", "index_select", "lift_fresh", "lift_fresh_copy", "new_empty_strided", "permute_copy", "repeat", "roll",
+        "diagonal_backward", "index", "index_select", "lift_fresh", "lift_fresh_copy", "permute_copy", "repeat", "roll",
         "select_backward", "select_copy", "slice_backward", "slice_copy", "squeeze_copy", "stack", "t_copy", "tril", "triu",
         "unbind_copy", "unfold_copy", "unsqueeze_copy", "view_copy",
     ]
 )  # fmt: skip
+INDICES = {"index": 1, "index_select": 2, "gather": 2}  # which argument says where to look
+# Ways out of torch that do not pass the dispatcher.
+HANDED_OUT = frozenset([Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.data_ptr])
 FILLED: Mapping[str, float] = {"zeros_like": 0.0, "ones_like": 1.0, "new_zeros": 0.0, "new_ones": 1.0, "zero": 0.0}
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what torch does to the tensors given to :meth:`watch`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.memory: dict[int, tuple[torch.UntypedStorage, np.ndarray]] = {}
         self.detached: list[Node] = []
 
@@ -77,7 +85,7 @@ class Recorder(TorchDispatchMode):
         """Put nodes where a tensor keeps its numbers."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.memory:
-            whole = torch.empty(0, dtype=tensor.dtype).set_(storage)  # type: ignore[call-overload]
+            whole = torch.empty(0, dtype=tensor.dtype).set_(storage)
             self.memory[storage._cdata] = (storage, self._constants(whole))
         self.memory[storage._cdata][1][_places(tensor).reshape(-1)] = nodes.reshape(-1)
 
@@ -142,7 +150,7 @@ class Recorder(TorchDispatchMode):
         elif name in STRUCTURED:
             nodes = STRUCTURED[name](self, *args, **kwargs)
         elif name in MOVES:
-            self._moved(func, args, kwargs, result)
+            self._moved(func, INDICES.get(name), args, kwargs, result)
             return
         else:
             raise Untraceable(f"it uses the torch operator {name}, which the compiled engine does not have")
@@ -173,23 +181,38 @@ class Recorder(TorchDispatchMode):
             nodes[place] = compute(name, tuple(part[place] for part in spread), options, dtype)
         return nodes
 
-    def _moved(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+    def _moved(self, func: Any, indices: int | None, args: Any, kwargs: Any, result: Any) -> None:
         """Run the operator on the positions of numbers, to see where it puts them."""
-        known: list[Node] = []
-        dtypes = {dtype_of(tensor) for tensor in _tensors((args, kwargs)) if tensor.dtype not in WHOLE}
+        known: list[Node] = [constant(0.0)]
+        if indices is not None and any(self.knows(tensor) for tensor in _tensors(args[indices])):
+            raise Untraceable("it chooses places of a tensor by values")
 
         def positions(tensor: Tensor) -> Tensor:
-            if tensor.dtype in WHOLE and not self.knows(tensor):
-                return tensor  # an index
             nodes = self.read(tensor)
+            first = len(known)
             known.extend(nodes.reshape(-1))
-            first = len(known) - nodes.size + 1
-            return torch.arange(first, len(known) + 1, dtype=torch.int64).reshape(nodes.shape)
+            return torch.arange(first, len(known), dtype=torch.int64).reshape(nodes.shape)
 
-        moved = func(*_mapped(positions, args), **_mapped(positions, kwargs))
-        nodes = np.array([constant(0.0, next(iter(dtypes), "double")), *known], dtype=object)
-        for target, places in zip(_tensors([result]), _tensors([moved]), strict=True):
-            self.write(target, _cast(nodes[places.numpy()], dtype_of(target)))
+        places = [value if place == indices else _mapped(positions, value) for place, value in enumerate(args)]
+        moved = func(*places, **_mapped(positions, kwargs))
+        nodes = np.array(known, dtype=object)
+        for target, chosen in zip(_tensors([result]), _tensors([moved]), strict=True):
+            found = nodes[chosen.numpy()]
+            self.write(target, _cast(found if chosen.dim() else _held(found), dtype_of(target)))
+
+
+class _Closed(TorchFunctionMode):
+    """Refuses to hand the numbers of a watched tensor to Python or numpy past torch's dispatcher."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Watch the ways out; leave the rest to torch."""
+        if func in HANDED_OUT and self.recorder.knows(args[0]):
+            return self.recorder.number(func, args)
+        return func(*args, **(kwargs or {}))
 
 
 MAX_CONSTANTS = 10_000
@@ -225,7 +248,7 @@ def record(
         inputs += nodes
         watched[name] = recorder.watch(tensor.clone(), nodes)
     try:
-        with recorder:
+        with recorder, _Closed(recorder):
             given = call(**watched)
     except Untraceable:
         raise
@@ -266,8 +289,10 @@ def _places(tensor: Tensor) -> np.ndarray:
 def _cast(nodes: np.ndarray, dtype: str, *, whole: bool = False) -> np.ndarray:
     result = np.empty(nodes.shape, dtype=object)
     for place in np.ndindex(nodes.shape):
-        node = cast(nodes[place], dtype)
-        result[place] = apply("trunc", node) if whole and not (nodes[place].dtype == "bool" or node.operation == "constant") else node
+        given: Any = nodes[place]
+        node = cast(given, dtype)
+        exact = not whole or given.dtype == "bool" or node.operation == "constant"
+        result[place] = node if exact else apply("trunc", node)
     return result
 
 
@@ -342,9 +367,7 @@ def _mapped(change: Callable[[Tensor], Tensor], values: Any) -> Any:
 
 
 def _reduced(combine: Callable[[Node, Node], Node]) -> Callable[..., np.ndarray]:
-    def reduce(
-        recorder: Recorder, tensor: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-    ) -> np.ndarray:
+    def reduce(recorder: Recorder, tensor: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> np.ndarray:
         nodes = recorder.read(tensor)
         axes = tuple(range(nodes.ndim)) if dim is None or dim == [] else tuple(np.atleast_1d(dim))
         axes = tuple(axis % max(nodes.ndim, 1) for axis in axes) if nodes.ndim else ()
@@ -394,22 +417,29 @@ def _dot(recorder: Recorder, first: Tensor, second: Tensor) -> np.ndarray:
     return np.asarray(recorder.read(first) @ recorder.read(second), dtype=object)
 
 
-def _addmm(
-    recorder: Recorder, added: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1
-) -> np.ndarray:
+def _addmm(recorder: Recorder, added: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> np.ndarray:
     if beta != 1 or alpha != 1:
         raise Untraceable("it uses a scaled matrix product, which the compiled engine does not have")
     return np.asarray(recorder.read(first) @ recorder.read(second) + recorder.read(added), dtype=object)
 
 
 def _index_put(
-    recorder: Recorder, tensor: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
+    recorder: Recorder, tensor: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False, *rest: Any
 ) -> np.ndarray:
-    """``tensor[mask] = number``: a choice for each number."""
-    if len(indices) != 1 or indices[0] is None or indices[0].dtype != torch.bool or values.numel() != 1 or accumulate:
-        raise Untraceable("it writes to chosen places of a tensor, which the compiled engine does not have")
-    mask, value = recorder.read(indices[0]), recorder.read(values).reshape(-1)[0]
-    return _elements(lambda old, chosen: compute("where", (chosen, value, old), {}, old.dtype), recorder.read(tensor), mask)
+    """``tensor[mask] = number``: a choice for each number; ``tensor[[2, 0]] = values``, where the places are constant."""
+    old, new = recorder.read(tensor).copy(), recorder.read(values)
+    if not any(recorder.knows(index) for index in _tensors(indices)):
+        chosen = tuple(slice(None) if index is None else index for index in indices)
+        places = torch.arange(old.size).reshape(old.shape)[chosen].numpy()
+        numbers, flat = np.broadcast_to(new, places.shape), old.reshape(-1)
+        for place, number in zip(places.reshape(-1), numbers.reshape(-1), strict=True):
+            flat[place] = flat[place] + number if accumulate else number
+        return flat.reshape(old.shape)
+    mask = indices[0]
+    if len(indices) != 1 or mask is None or mask.dtype != torch.bool or new.size != 1 or accumulate:
+        raise Untraceable("it chooses places of a tensor by values")
+    value = new.reshape(-1)[0]
+    return _elements(lambda old, chosen: compute("where", (chosen, value, old), {}, old.dtype), old, recorder.read(mask))
 
 
 def _elements(formula: Callable[..., Node], *arrays: np.ndarray) -> np.ndarray:
@@ -421,8 +451,12 @@ def _elements(formula: Callable[..., Node], *arrays: np.ndarray) -> np.ndarray:
     return result
 
 
-def _cumulated(recorder: Recorder, tensor: Tensor, dim: int, *, dtype: Any = None) -> np.ndarray:
-    return np.cumsum(recorder.read(tensor), axis=dim) if tensor.dim() else recorder.read(tensor)
+def _cumulated(combine: np.ufunc) -> Callable[..., np.ndarray]:
+    def cumulate(recorder: Recorder, tensor: Tensor, dim: int, *, dtype: Any = None) -> np.ndarray:
+        nodes = recorder.read(tensor)
+        return np.asarray(combine.accumulate(nodes, axis=dim)) if nodes.ndim else nodes
+
+    return cumulate
 
 
 _sum = _reduced(lambda a, b: a + b)
@@ -437,7 +471,8 @@ STRUCTURED: Mapping[str, Callable[..., np.ndarray]] = {
     "mv": _dot,
     "mm": _dot,
     "addmm": _addmm,
-    "cumsum": _cumulated,
+    "cumsum": _cumulated(np.add),
+    "cumprod": _cumulated(np.multiply),
     "index_put": _index_put,
+    "_index_put_impl": _index_put,
 }
-

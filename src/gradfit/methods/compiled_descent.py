@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.signal
 import torch
 from torch.optim import Optimizer, lr_scheduler
 
@@ -27,7 +26,7 @@ from gradfit.compiler.descent_code import JOB_WORDS, Shape, StepSource, descent_
 from gradfit.compiler.optimizer import trace_update
 from gradfit.compiler.rows import RowSource
 from gradfit.methods import scaling
-from gradfit.methods.method import Block, Problem, Status
+from gradfit.methods.method import Block, Problem
 from gradfit.methods.optimizers import PER_BATCH, identity
 from gradfit.methods.stopping import DIVERGED_FACTOR
 from gradfit.typing import Floats
@@ -129,8 +128,6 @@ class CompiledDescent:
 
     def advance(self, limit: int) -> Block:
         """Run at most ``limit`` epochs, fewer where the scheduler must look or the loss is lost."""
-        if not self.p:
-            return self._nothing_to_fit()
         epochs = self.schedule.ready(self.epoch, min(limit, self._drawable(limit)))
         settings = self.schedule.rows(self.epoch, epochs)
         order = self._order(epochs)
@@ -173,14 +170,6 @@ class CompiledDescent:
             return None
         return np.stack([torch.randperm(self.kernel.n, generator=self.generator).numpy() for _ in range(epochs)])
 
-    def _nothing_to_fit(self) -> Block:
-        loss = self.kernel.mean_loss(np.empty(0))
-        validation = math.nan if self.problem.validation is None else self.problem.validation.mean_loss(np.empty(0))
-        nothing = np.empty((1, 0))
-        detail = "there is nothing to fit, every parameter is fixed"
-        rate = {"learning_rate": self.schedule.shown(0, 1)}
-        return Block(np.array([loss]), np.array([validation]), rate, nothing, nothing, Status.CONVERGED, detail)
-
 
 @functools.lru_cache(maxsize=256)
 def loop_function(source: RowSource, step: StepSource, shape: Shape) -> native.Function:
@@ -196,13 +185,18 @@ def _traced_step(
     method: GradientDescent, settings: Mapping[str, float], size: int, dtype: torch.dtype, scaled: bool
 ) -> StepSource:
     """Trace the optimizer's step, or find it among those traced before."""
-    options = method.effective_options(scaled=scaled)
+    # A fused step is torch's step in one operator, the same but for the order of rounding.
+    options = {name: value for name, value in method.effective_options(scaled=scaled).items() if name != "fused"}
     name = identity(method.optimizer, options)
     key = (name, tuple(settings), size, dtype)
     if name is not None and key in STEPS:
         return STEPS[key]
     step = trace_update(
-        lambda leaves: method._build(leaves, settings["lr"], scaled=scaled), settings, size=max(size, 1), dtype=dtype, identity=name
+        lambda leaves: method.optimizer(leaves, lr=settings["lr"], **options),  # type: ignore[call-arg]
+        settings,
+        size=size,
+        dtype=dtype,
+        identity=name,
     )
     if name is not None:
         STEPS[key] = step
@@ -296,7 +290,11 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Average:
-    """The average of the parameters along the way, from the history: equal weights, or exponential ones."""
+    """The average of the parameters along the way, from the history.
+
+    As torch has it, ``a_k = a_{k-1} + w_k (theta_k - a_{k-1})`` with ``w_k = 1/k``, rounded to single precision there,
+    or 1 - decay: a weighted sum of all ``theta_k``.
+    """
 
     def __init__(self, averaging: Averaging, epochs: int) -> None:
         self.averaging, self.first = averaging, averaging.first_epoch(epochs)
@@ -308,13 +306,12 @@ class _Average:
         seen = theta[max(0, self.first - 1 - epoch) :]
         if not len(seen):
             return
-        if self.averaging.kind == "swa":
-            total = seen.sum(axis=0) if self.count == 0 else self.value * self.count + seen.sum(axis=0)
-            self.value = total / (self.count + len(seen))
-        else:
-            keep = self.averaging.decay
-            begin = seen[0] if self.count == 0 else self.value
-            rest = seen[1:] if self.count == 0 else seen
-            smooth = scipy.signal.lfilter([1 - keep], [1, -keep], rest, axis=0, zi=(keep * begin)[None])[0]
-            self.value = smooth[-1] if len(rest) else begin
+        if self.count == 0:
+            self.value = np.zeros(theta.shape[1])
+        places = np.arange(self.count + 1, self.count + len(seen) + 1)
+        constant = np.full(len(seen), 1 - self.averaging.decay)
+        weights = (1 / places).astype(np.float32).astype(np.float64) if self.averaging.kind == "swa" else constant
+        weights[places == 1] = 1.0
+        left = np.append(np.cumprod((1 - weights)[::-1])[::-1], 1.0)  # what later steps leave of each
+        self.value = left[0] * self.value + (weights * left[1:]) @ seen
         self.count += len(seen)

@@ -188,7 +188,7 @@ class GradientDescent:
 
     def start(self, problem: Problem) -> DescentRun | CompiledDescent:
         """Begin at the start of the problem: as one compiled loop where the kernel and the optimizer are compiled."""
-        if not isinstance(problem.kernel, NativeKernel):
+        if not isinstance(problem.kernel, NativeKernel) or not len(problem.parameters.start):
             return DescentRun(self, problem)
         if self.needs_closure:
             return DescentRun(self, problem, f"torch's own {self.name} on compiled loss and gradient.")
