@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench bench-peers clean
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/gradfit fit examples/thermometer.csv "t_c = w*t_u + b"
@@ -14,10 +14,17 @@ test: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2
 
 check: $(VENV)/installed-dev
-	$(VENV)/bin/ruff format --check src tests docs
-	$(VENV)/bin/ruff check src tests docs
+	$(VENV)/bin/ruff format --check src tests docs bench
+	$(VENV)/bin/ruff check src tests docs bench
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+
+# Ratios beside torch, C, scipy, and what of JAX, lmfit, optimistix `make bench-peers` has installed.
+bench: $(VENV)/installed-demo
+	$(VENV)/bin/python bench/run.py
+
+bench-peers: $(VENV)/installed-demo
+	$(PIP) --requirement bench/requirements.txt
 
 $(VENV)/installed-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

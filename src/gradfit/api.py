@@ -151,8 +151,19 @@ def fit(
             train = _arrays_again(plan, arrays, sigma)
             if _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
                 known = plan.started(start) if known_start else plan.parameters
-                kernel = plan.kernel(train, known)
-                return _fitted(plan.model, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, shown)
+                return _fitted(
+                    plan.model,
+                    plan.method,
+                    plan.kernel(train, known),
+                    train,
+                    None,
+                    absolute_sigma,
+                    0,
+                    (),
+                    seed,
+                    on_failure,
+                    shown,
+                )
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
@@ -193,7 +204,9 @@ def _fitted(
     if outcome.without_effect:
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
-    result = FitResult(Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses))
+    result = FitResult(
+        Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses)
+    )
     _report_failure(result, on_failure)
     return result
 

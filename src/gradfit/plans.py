@@ -69,7 +69,7 @@ class _Memory:
 
     def find(self, model: Any, parts: tuple[Any, ...], method: Any) -> tuple[Hashable | None, Plan | None]:
         """Find the plan of a call; and the name under which it may be remembered."""
-        call = (id(model), parts, method if isinstance(method, str) else id(method))
+        call: Hashable | None = (id(model), parts, method if isinstance(method, str) else id(method))
         try:
             known = self.calls.get(call)
         except TypeError:  # a part that is a dict, a list, an array

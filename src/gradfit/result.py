@@ -149,9 +149,10 @@ class FitResult:
 
     @cached_property
     def _history(self) -> History:
-        if self._solution is None or "record" in vars(self):
+        known = self._known
+        if isinstance(known, FitRecord) or "record" in vars(self):
             return self.record.history
-        return history(self._solution.columns, self._known.setting.parameters.free_elements)
+        return history(known.outcome.solution.columns, known.setting.parameters.free_elements)
 
     @property
     def engine(self) -> str:

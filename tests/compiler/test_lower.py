@@ -163,7 +163,6 @@ def test_results_may_share_a_name_with_arguments():
 
 
 def test_one_result_under_two_names_is_computed_once():
-    text = lower(Graph(INPUTS, (x * y, x * y + z)), ["first", "second"])
     node = x * y
     text = lower(Graph(INPUTS, (node, node, node + z)), ["first", "second", "third"])
     assert text == "def row(x, y, z):\n    first = x * y\n    third = first + z\n    return first, first, third\n"

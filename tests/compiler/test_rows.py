@@ -20,6 +20,7 @@ from torch import Tensor
 from gradfit.compiler import model_code
 from gradfit.compiler.descent_code import loss_object
 from gradfit.compiler.eager import EagerKernel, tensors
+from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.native import Function, load
 from gradfit.compiler.row_trace import loss_row, prediction_row
 from gradfit.compiler.rows import RowSource
@@ -197,6 +198,35 @@ def test_sigma_and_ties_enter_the_loss():
     value, gradient = mean_loss(loss_row(kernel), theta.detach().numpy(), [x, y, sigma])
     assert_allclose(value, expected.item(), rtol=1e-14)
     assert_allclose(gradient, theta.grad.numpy(), rtol=1e-13)
+
+
+WRONG = {
+    "whole numbers": (lambda x, a: (a * x).long(), "it gives torch.int64 of shape .1,. for one row"),
+    "conditions": (lambda x, a: a * x > 0, "it gives torch.bool"),
+    "a single number": (lambda x, a: (a * x).sum(), "of shape .. for one row"),
+    "two numbers": (lambda x, a: torch.cat([a * x, x]), "of shape .2,. for one row"),
+    "a column": (lambda x, a: (a * x)[:, None], "of shape .1, 1. for one row"),
+    "no tensor": (lambda x, a: 1.0, "it gives no tensor for one row"),
+    "a branch": (lambda x, a: a * x if a > 0 else x, "branches on values"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_model_is_refused_that_gives(name):
+    model, reason = WRONG[name]
+    with pytest.raises(Untraceable, match=reason):
+        prediction_row(kernel_of(model, {"x": np.ones(3)}, np.ones(3)))
+
+
+def test_inputs_of_several_columns_are_refused():
+    with pytest.raises(Untraceable, match="its input x has several columns"):
+        prediction_row(kernel_of(lambda x, a: a * x[:, 0], {"x": np.ones((3, 2))}, np.ones(3)))
+
+
+def test_a_model_without_free_parameters_has_only_a_value():
+    source = prediction_row(kernel_of(decay, {"x": np.ones(3)}, np.ones(3), fixed={"a": 1.0, "b": 2.0}))
+    assert source.outputs == ("prediction",)
+    assert source.fixed == ("a", "b")
 
 
 # --- random models -----------------------------------------------------------------------------------------------------

@@ -57,7 +57,11 @@ class Scripted:
     def problem(self, lower=-np.inf, upper=np.inf):
         start = np.zeros(self.size)
         parameters = SimpleNamespace(
-            start=start, lower=start + lower, upper=start + upper, bounded=True, free_elements=tuple(f"p{i}" for i in range(self.size))
+            start=start,
+            lower=start + lower,
+            upper=start + upper,
+            bounded=True,
+            free_elements=tuple(f"p{i}" for i in range(self.size)),
         )
         kernel = SimpleNamespace(signal=1.0, mean_loss=lambda theta: self.last)
         return SimpleNamespace(parameters=parameters, kernel=kernel, dtype=torch.float64)

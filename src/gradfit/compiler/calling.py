@@ -80,7 +80,9 @@ MOST_KNOWN = 256
 def _key(kernel: EagerKernel) -> Hashable | None:
     """Name a kernel by everything but its data; None where that cannot be done."""
     parameters = kernel.parameters
-    layout = tuple((name, parameters.shape(name), parameters.specs[name].fixed, name in parameters.ties) for name in parameters.names)
+    layout = tuple(
+        (name, parameters.shape(name), parameters.specs[name].fixed, name in parameters.ties) for name in parameters.names
+    )
     computed = (kernel.model.function, kernel.loss_function.pointwise, *parameters.ties.values())
     prints = tuple(map(fingerprint, computed))
     if None in prints:

@@ -31,7 +31,10 @@ from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 TRIED_ROWS = 64
-AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-3}  # of compiled and eager values, relative to the largest: orders of rounding differ
+AGREEMENT = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-3,
+}  # of compiled and eager values, relative to the largest: orders of rounding differ
 NUMPY = {"double": np.float64, "single": np.float32}
 
 
@@ -189,7 +192,7 @@ class NativeKernel:
 
     @functools.cached_property
     def offset(self) -> Floats:
-        """target / sigma, (n,)."""
+        """Target over sigma, (n,)."""
         return self.data.target if self.data.sigma is None else self.data.target / self.data.sigma
 
     @property
@@ -358,4 +361,3 @@ def _alike(ours: Floats, theirs: Floats, rtol: float) -> bool:
     finite = theirs[np.isfinite(theirs)]
     size = float(np.abs(finite).max(initial=0.0))
     return np.allclose(ours, theirs, rtol=rtol, atol=rtol * size, equal_nan=True)
-

@@ -316,9 +316,7 @@ class _Loop:
         builder = self.builder
         order = self.at(pointer(builder, self.job, 12, INDEX), builder.mul(epoch, self.n))
         room = pointer(builder, self.job, 13, self.kind)
-        places = [
-            self.at(room, builder.mul(self.n, ir.Constant(INDEX, column))) for column in range(len(self.source.inputs))
-        ]
+        places = [self.at(room, builder.mul(self.n, ir.Constant(INDEX, column))) for column in range(len(self.source.inputs))]
 
         def body(builder: ir.IRBuilder, rows: Rows) -> None:
             source = builder.load(builder.gep(order, [rows.first]))

@@ -51,9 +51,7 @@ def _predict(kernel: EagerKernel, known: Named) -> Tensor:
     return prediction
 
 
-def _row_source(
-    kernel: EagerKernel, output: str, compute: Callable[[Named], Tensor], extra: Sequence[str] = ()
-) -> RowSource:
+def _row_source(kernel: EagerKernel, output: str, compute: Callable[[Named], Tensor], extra: Sequence[str] = ()) -> RowSource:
     example = _example(kernel, extra)
     specs = kernel.parameters.specs
     free = [name for name in kernel.parameters.names if name in example and not specs[name].fixed]
@@ -87,7 +85,7 @@ def _example(kernel: EagerKernel, extra: Sequence[str]) -> dict[str, Tensor]:
             raise Untraceable(f"its input {name} has several columns")
         example[name] = column[:1]
     rows = {TARGET: kernel.target, SIGMA: kernel.sigma}
-    example |= {name: column[:1] for name in extra if (column := rows[name]) is not None}
+    example |= {name: values[:1] for name in extra if (values := rows[name]) is not None}
     specs = kernel.parameters.specs
     for fixed in (False, True):
         for name, spec in specs.items():

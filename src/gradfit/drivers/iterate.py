@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ def iterate(method: Method, problem: Problem, observe: Observer | None = None) -
     """
     run = method.start(problem)
     if hasattr(run, "advance"):
-        return _in_blocks(run, method, problem, observe)
+        return _in_blocks(cast(CompiledRun, run), method, problem, observe)
     return _step_by_step(run, method, problem, observe)
 
 
@@ -122,8 +122,7 @@ def _next_size(size: int, seconds: float) -> int:
 def _cut(block: Block, rows: int) -> Block:
     """Give the first rows of a block."""
     settings = {name: values[:rows] for name, values in block.settings.items()}
-    parts = (part[:rows] for part in (block.train_loss, block.validation_loss))
-    return Block(*parts, settings, block.theta[:rows], block.gradient[:rows])
+    return Block(block.train_loss[:rows], block.validation_loss[:rows], settings, block.theta[:rows], block.gradient[:rows])
 
 
 class _Ending:
@@ -169,7 +168,9 @@ class _Ending:
                 f"within bounds, or lower the learning rate"
             )
         else:
-            detail = f"the loss went from {losses[0]:.6g} to {loss:.6g}; lower the learning rate, leave scale on, or use method='lm'"
+            detail = (
+                f"the loss went from {losses[0]:.6g} to {loss:.6g}; lower the learning rate, leave scale on, or use method='lm'"
+            )
         detail += f". The parameters given are those of the lowest loss, {self.lowest:.6g}"
         return self.solution(self.lowest_theta, Status.DIVERGED, detail)
 
@@ -316,5 +317,3 @@ def _stacked(vectors: list[object]) -> Floats:
     if isinstance(vectors[0], torch.Tensor):
         return torch.stack(vectors).double().numpy()  # type: ignore[arg-type]
     return np.array(vectors, dtype=np.float64).reshape(len(vectors), -1)
-
-

@@ -139,9 +139,7 @@ def _concluded(solution: Solution, kernel: AnyKernel, parameters: Parameters) ->
     return conclude(kernel, solution.theta, parameters.lower, parameters.upper, exact=not kernel.numeric)
 
 
-def _distance(
-    conclusion: Conclusion | None, n: int, theta: Floats, parameters: Parameters, spread: float | None
-) -> float:
+def _distance(conclusion: Conclusion | None, n: int, theta: Floats, parameters: Parameters, spread: float | None) -> float:
     """Distance to the minimum in standard errors, along directions the bounds leave open; NaN without degrees of freedom."""
     if conclusion is None or n <= len(theta):
         return math.nan

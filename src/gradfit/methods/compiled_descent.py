@@ -57,7 +57,7 @@ def loop_of(method: GradientDescent, problem: Problem, scaled: bool, schedule: S
         stepwise=schedule.stepwise,
         bounded=problem.parameters.bounded,
     )
-    known = problem.kernel.code.loops.setdefault(method, {})
+    known: dict[tuple[Shape, tuple[str, ...]], Loop] = problem.kernel.code.loops.setdefault(method, {})
     if (shape, schedule.settings) not in known:
         size = len(problem.parameters.start)
         step = _traced_step(method, schedule.typical, size, problem.kernel.dtype, scaled)
@@ -109,7 +109,7 @@ class CompiledDescent:
         if shape.batched:
             self.room = np.empty(len(self.kernel.code.loss.inputs) * self.kernel.n, dtype=self.kind)
             self.generator = torch.Generator().manual_seed(int(self.problem.seed))
-            job[11], job[13] = self.method.batch_size, address_of(self.room)
+            job[11], job[13] = self.method.batch_size or 0, address_of(self.room)
         if shape.bounded:
             sides = [self.problem.parameters.lower, self.problem.parameters.upper]
             self.limits = np.concatenate([side / units.parameters for side in sides]).astype(self.kind)
@@ -151,7 +151,7 @@ class CompiledDescent:
         """Give the last parameters, or their average; in the user's units."""
         if self.average is not None and self.average.count:
             return self.average.value
-        return (self.theta * self.units).astype(np.float64)
+        return np.asarray(self.theta * self.units, dtype=np.float64)
 
     def _run(self, epochs: int, settings: Floats, order: np.ndarray | None, history: Floats) -> int:
         """Call the compiled loop; gives the epochs done."""
@@ -232,7 +232,7 @@ class Schedule:
         """How many epochs may run before the scheduler must look."""
         if self.plateau is None:
             return limit
-        return min(limit, max(1, self.plateau.patience - self.plateau.num_bad_epochs + 1))
+        return min(limit, max(1, int(self.plateau.patience) - int(self.plateau.num_bad_epochs) + 1))
 
     def rows(self, epoch: int, epochs: int) -> Floats:
         """Settings of the steps of some epochs, one row per step (or per epoch where all its steps share them)."""

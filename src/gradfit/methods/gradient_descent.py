@@ -202,7 +202,7 @@ class GradientDescent:
         key = (rate, batches, scaled)
         if key not in self._schedules:
             made = Schedule(self, rate, batches, scaled=scaled)
-            if made.plateau is not None or callable(self.scheduler) and not isinstance(self.scheduler, type):
+            if made.plateau is not None or (callable(self.scheduler) and not isinstance(self.scheduler, type)):
                 return made
             self._schedules.clear()  # the last one is enough
             self._schedules[key] = made

@@ -97,7 +97,7 @@ class Solver:
     @property
     def theta(self) -> Floats:
         """Where it stands, (p,)."""
-        return self.vectors[marquardt.THETA].copy()
+        return np.array(self.vectors[marquardt.THETA])
 
     def run(self, rows: int) -> tuple[int, Floats]:
         """Take at most so many steps; gives how it goes on (a code of marquardt) and a row of history per step."""
@@ -183,5 +183,3 @@ def _native_solver(kernel: NativeKernel) -> Function:
 def _calling_solver() -> Function:
     """Link the solver with the functions that call Python."""
     return Function(load([_solver_object(), trampoline_object()], ["gf_solve"]), "gf_solve", ctypes.c_int64, 1)
-
-

@@ -33,4 +33,3 @@ class EarlyStopping:
             raise OptionError(f"patience is {self.patience!r}; expected a whole number of epochs, 1 or more.")
         if not (isinstance(self.min_delta, Real) and 0 <= self.min_delta < math.inf):
             raise OptionError(f"min_delta is {self.min_delta!r}; expected 0 or more, in units of the loss.")
-

@@ -101,7 +101,7 @@ def covariance(
         matrix[np.ix_(inside, inside)] = inner
         if not np.isfinite(inner).all():
             reasons = [r or "the loss does not curve upwards at the solution" for r in reasons]
-    undetermined = np.flatnonzero(inside & (conclusion.undetermined > INVOLVED))
+    undetermined = np.flatnonzero(inside & (conclusion.undetermined > INVOLVED)).tolist()
     matrix[undetermined, :] = matrix[:, undetermined] = np.nan
     for index in undetermined:
         others = [names[other] for other in undetermined if other != index]
