@@ -55,7 +55,7 @@ def lines(repeats: int) -> Iterator[Row | Notice]:
 
 def _measure(model: str, method: str, folder: str) -> dict[str, float] | str:
     """Time one fresh process; a text says why it could not be done."""
-    environment = {**os.environ, "GRADFIT_CACHE_DIR": folder, "NUMBA_CACHE_DIR": folder}
+    environment = {**os.environ, "GRADFIT_CACHE_DIR": folder}
     command = [sys.executable, __file__, model, method]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
@@ -70,7 +70,6 @@ def _measure(model: str, method: str, folder: str) -> dict[str, float] | str:
 def _child(model: str, method: str) -> dict[str, float]:
     """Import everything, fit once, fit again."""
     began = perf_counter()
-    import numba  # noqa: F401 - the compiler's import is not latency of a fit
     import scipy.optimize
     import scipy.stats  # noqa: F401
 

@@ -277,8 +277,13 @@ def known_to_torch(name: str, dtype: str, columns: list[np.ndarray]) -> Any:
 # --- tests -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["double", "single"])
-@pytest.mark.parametrize("name", CASES)
+COMPILED = [
+    *((name, "double") for name in CASES),
+    *(pytest.param(name, "single", marks=[pytest.mark.slow] if name in OPTIONS else []) for name in CASES),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), COMPILED)
 def test_compiled_values_and_derivatives_are_those_of_torch(name, dtype):
     case, columns = CASES[name], points(domain_of(name), dtype)
     function = with_slopes(case.function, case.order)

@@ -31,6 +31,7 @@ from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 TRIED_ROWS = 64
+NOTHING = np.empty(0)
 AGREEMENT = {
     torch.float64: 1e-9,
     torch.float32: 1e-3,
@@ -115,9 +116,10 @@ class Context:
             columns = (*data.columns.values(), data.target, *(() if extra is None else (extra,)))
             arrays = tuple(np.ascontiguousarray(column, dtype=kind) for column in columns)
             places = [address_of(array) for array in arrays]
-        known = fixed.astype(kind)
-        words = np.array([data.n, address_of(known) if len(known) else 0, *places], dtype=np.int64)
-        return cls(data.n, (known, *arrays), words, address_of(words))
+        if len(fixed):
+            arrays = (fixed := fixed.astype(kind), *arrays)
+        words = np.array([data.n, address_of(fixed) if len(fixed) else 0, *places], dtype=np.int64)
+        return cls(data.n, arrays, words, address_of(words))
 
 
 def address_of(array: np.ndarray) -> int:
@@ -190,7 +192,7 @@ class NativeKernel:
         """Which statistics the loss allows."""
         return self.base.loss_function.kind
 
-    @functools.cached_property
+    @property
     def offset(self) -> Floats:
         """Target over sigma, (n,)."""
         return self.data.target if self.data.sigma is None else self.data.target / self.data.sigma
@@ -221,11 +223,11 @@ class NativeKernel:
 
     # --- data for compiled code -----------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @property
     def _fixed(self) -> Floats:
         specs = self.parameters.specs.values()
         parts = [np.ravel(spec.start) for spec in specs if spec.fixed and spec.tied is None]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate(parts) if parts else NOTHING
 
     @functools.cached_property
     def context(self) -> Context:

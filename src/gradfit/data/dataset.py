@@ -109,20 +109,21 @@ def plain_rows(inputs: Sequence[str], target: str, arrays: Sequence[Any]) -> Dat
 
     The short way for the usual case, finite float64 arrays of one length: a small fit takes less time than the long way.
     """
-    if not all(type(array) is np.ndarray and array.ndim == 1 and array.dtype == np.float64 for array in arrays):
+    n = len(arrays[-1]) if type(arrays[-1]) is np.ndarray else 0
+    shape = (n,)
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype is not FLOAT64 or array.shape != shape:
+            return None
+    if not 0 < n <= PLAIN_ROWS:
         return None
-    n = len(arrays[-1])
-    if n == 0 or n > PLAIN_ROWS or any(len(array) != n for array in arrays):
-        return None
-    block = np.empty((len(arrays), n))
-    for row, array in zip(block, arrays, strict=True):
-        row[:] = array
-    if not math.isfinite(block.sum()):
+    block = np.array(arrays)
+    if not math.isfinite(block.sum()):  # also where the sum overflows: then each number is looked at
         return None
     *columns, values = block
     return Dataset(dict(zip(inputs, columns, strict=True)), values, target, None, np.arange(n), block=block)
 
 
+FLOAT64 = np.dtype(np.float64)
 PLAIN_ROWS = 10_000  # beyond, a second copy would cost memory
 
 

@@ -58,11 +58,8 @@ class Outcome:
 
     @property
     def without_effect(self) -> bool:
-        """Whether a parameter moved no prediction, at the end or in all the history: it may have none at all."""
-        if self.conclusion is None:
-            return False
-        slopes = self.solution.columns["gradient"]
-        return math.isinf(self.conclusion.distance) or bool((slopes[0] == 0).any() and (slopes == 0).all(axis=0).any())
+        """Whether a parameter moves no prediction at the end: it may have no effect at all."""
+        return self.conclusion is not None and math.isinf(self.conclusion.distance)
 
     @cached_property
     def loss(self) -> float:

@@ -93,12 +93,12 @@ class MarquardtRun:
         """Take at most ``limit`` accepted steps."""
         if not len(self.start):
             return self._nothing_to_fit()
-        before, p = self.solver.theta, len(self.start)
+        p = len(self.start)
+        before = None if self.problem.validation is None else self.solver.theta
         code, rows = self.solver.run(limit)
         theta = rows[:, marquardt.HISTORY : marquardt.HISTORY + p]
-        unseen = self.problem.validation is None
-        validation = np.full(len(rows), math.nan) if unseen else self._validation(np.vstack([before, theta[:-1]]))
-        status, detail = self._worded(code, float(rows[0, 0]))
+        validation = np.full(len(rows), math.nan) if before is None else self._validation(np.vstack([before, theta[:-1]]))
+        status, detail = self._worded(code, rows)
         self.ended = status is not None and status is not Status.NOT_FINITE
         return Block(rows[:, 0], validation, {"damping": rows[:, 1]}, theta, rows[:, marquardt.HISTORY + p :], status, detail)
 
@@ -113,7 +113,7 @@ class MarquardtRun:
             return np.full(len(points), math.nan)
         return np.array([self.problem.validation.mean_loss(point) for point in points])
 
-    def _worded(self, code: int, loss: float) -> tuple[Status | None, str]:
+    def _worded(self, code: int, rows: Floats) -> tuple[Status | None, str]:
         """Say how it goes on, or ended."""
         if code == marquardt.RUNNING:
             return None, ""
@@ -122,6 +122,7 @@ class MarquardtRun:
         names = self.problem.parameters.free_elements
         if code == marquardt.NOT_FINITE:
             values = ", ".join(f"{name} = {value:g}" for name, value in zip(names[:6], self.start, strict=False))
+            loss = float(rows[0, 0])
             what = f"{loss:g}" if not math.isfinite(loss) else "its derivative is not"
             return Status.NOT_FINITE, f"{what} for {values}; start where the model gives finite numbers"
         if code == marquardt.PLATEAU:

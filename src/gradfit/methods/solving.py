@@ -82,6 +82,7 @@ class Solver:
         self.vectors[marquardt.THETA], self.vectors[marquardt.LOWER], self.vectors[marquardt.UPPER] = theta, lower, upper
         self.numbers[marquardt.RADIUS] = radius
         self.numbers[marquardt.RANK_TOLERANCE] = max(n, p) * EXACT_RANK if exact else NUMERIC_RANK
+        self.steps = 0
         self.refusal = ""  # what the model last said where it could not be evaluated
         self.callbacks: Callbacks | None = None
         if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
@@ -102,24 +103,24 @@ class Solver:
     def run(self, rows: int) -> tuple[int, Floats]:
         """Take at most so many steps; gives how it goes on (a code of marquardt) and a row of history per step."""
         history = np.empty((rows, marquardt.HISTORY + 2 * self.p))
-        before = int(self.counters[marquardt.STEPS])
         self.job[2], self.job[10] = rows, address_of(history)
-        code = int(self.function.call(self.place))
+        code: int = self.function.call(self.place)
         if self.callbacks is not None:
             self.callbacks.check()
-        taken = int(self.counters[marquardt.STEPS]) - before
+        steps = int(self.counters[marquardt.STEPS])
+        taken, self.steps = steps - self.steps, steps
         return code, history[: max(taken, 1)] if code == marquardt.NOT_FINITE else history[:taken]
 
     def conclusion(self) -> Conclusion:
         """Read what was concluded at the end."""
-        numbers, p = self.numbers, self.p
+        numbers, p = self.numbers.tolist(), self.p
         return Conclusion(
-            distance=float(numbers[marquardt.DISTANCE]),
+            distance=numbers[marquardt.DISTANCE],
             inverse=self.matrices[marquardt.INVERSE, :p, :p].copy(),
             undetermined=self.vectors[marquardt.UNDETERMINED].copy(),
-            sum=float(numbers[marquardt.SUM]),
-            rest=float(numbers[marquardt.REST]),
-            signal=float(numbers[marquardt.SIGNAL]),
+            sum=numbers[marquardt.SUM],
+            rest=numbers[marquardt.REST],
+            signal=numbers[marquardt.SIGNAL],
         )
 
     def _linearize(self, theta: Floats, residual: Floats, jacobian: Floats) -> float:

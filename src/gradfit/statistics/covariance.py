@@ -62,7 +62,7 @@ def covariance(
     kind: str,
     absolute: bool,
     names: Sequence[str],
-    at_bound: np.ndarray,
+    at_bound: np.ndarray | None,
 ) -> Covariance:
     """Compute the covariance from what the fit ended with.
 
@@ -77,11 +77,12 @@ def covariance(
     absolute
         sigma is a measured error: no rescaling by the reduced chi-square.
     at_bound
-        (p,), parameters on a bound: they have no error of their own, and the others are given at their value.
+        (p,), or None where there are no bounds; parameters on a bound: they have no error of their own, and the others are given at their value.
     """
-    if kind == "least_squares" and not at_bound.any() and n > len(names) and conclusion.undetermined.max(initial=0.0) <= INVOLVED:
+    if kind == "least_squares" and at_bound is None and n > len(names) and max(conclusion.undetermined.tolist(), default=0.0) <= INVOLVED:
         scale = 1.0 if absolute else conclusion.sum / (n - len(names))
         return Covariance(scale * conclusion.inverse, "least squares", ("",) * len(names), scale)
+    at_bound = np.zeros(len(names), dtype=bool) if at_bound is None else at_bound
     inside = ~at_bound
     dof = n - int(inside.sum())
     label = {"least_squares": "least squares", "likelihood": "expected information"}.get(kind, "sandwich")

@@ -134,7 +134,7 @@ def _covariance(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Covari
         kind=kernel.loss_kind,
         absolute=setting.absolute_sigma,
         names=setting.parameters.free_elements,
-        at_bound=_on_bound(outcome, setting),
+        at_bound=_on_bound(outcome, setting) if setting.parameters.bounded else None,
     )
 
 
