@@ -1,11 +1,26 @@
-"""The thermometer: eleven readings in unknown units, and the same in degrees Celsius."""
+"""The thermometer: eleven readings in unknown units, and the same in degrees Celsius; and a cache of compiled code for the tests."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep compiled code in a folder of this run, which its processes share, and never in the user's own."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    before = os.environ.get("GRADFIT_CACHE_DIR")
+    os.environ["GRADFIT_CACHE_DIR"] = str(folder)
+    yield folder
+    os.environ.pop("GRADFIT_CACHE_DIR")
+    if before is not None:
+        os.environ["GRADFIT_CACHE_DIR"] = before
 
 
 @pytest.fixture

@@ -587,7 +587,9 @@ def test_a_watch_notices_another_captured_number():
 
 
 @pytest.mark.parametrize(
-    "thing", [[1.0], {"a": 1.0}, np.ones(1), torch.ones(1), Plain(1.0), np.poly1d([1.0]), [1.0].index], ids=str
+    "thing",
+    [[1.0], {"a": 1.0}, np.ones(1), torch.ones(1), Plain(1.0), np.poly1d([1.0]), [1.0].index],
+    ids=lambda thing: type(thing).__name__,
 )
 def test_a_watch_is_not_whole_over(thing):
     assert not Watch(holding(thing)).whole

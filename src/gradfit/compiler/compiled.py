@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ from gradfit.compiler import descent_code, model_code, native
 from gradfit.compiler.eager import EagerKernel, tensors
 from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.kernel import Linearization
-from gradfit.compiler.row_trace import loss_row, prediction_row
+from gradfit.compiler.row_trace import hessian_row, loss_row, prediction_row
 from gradfit.compiler.rows import RowSource
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
@@ -68,11 +67,6 @@ class ModelCode:
     def solvers(self) -> dict[bool, native.Function]:
         """The least-squares solver linked with the model, with and without weights; see :mod:`gradfit.methods.solving`."""
         return {}
-
-    @functools.cached_property
-    def loops(self) -> weakref.WeakKeyDictionary[Any, dict[Any, Any]]:
-        """Compiled loops by method; see :mod:`gradfit.methods.compiled_descent`."""
-        return weakref.WeakKeyDictionary()
 
     @functools.cached_property
     def _functions(self) -> dict[tuple[str, bool], native.Function]:
@@ -124,7 +118,13 @@ class Context:
 
 def address_of(array: np.ndarray) -> int:
     """Where an array's numbers begin."""
-    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]  # ten times faster than array.ctypes.data
+    try:
+        return ctypes.addressof(FIRST_BYTE(array))  # type: ignore[arg-type]  # three times faster than asking the array
+    except (TypeError, ValueError):  # read-only, empty or not in one piece
+        return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
+
+
+FIRST_BYTE = ctypes.c_char.from_buffer
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,20 @@ class NativeKernel:
         function = self.code.function("gf_loss", weighted=self.weighted)
         loss = function(address_of(point), self.loss_context.address, address_of(gradient))
         return loss, gradient
+
+    def hessian_product(self, theta: Floats, vector: Floats) -> Floats:
+        """Hessian of the mean loss times a vector, (p,)."""
+        source, function = self._hessian
+        point = self._theta(np.concatenate([theta, vector]), NUMPY[source.dtype])
+        product = np.empty(len(self.parameters.start))
+        function.call(address_of(point), self.loss_context.address, address_of(product))
+        return product
+
+    @functools.cached_property
+    def _hessian(self) -> tuple[RowSource, native.Function]:
+        source = hessian_row(self.eager)
+        library = native.load([descent_code.loss_object(source)], ["gf_loss"])
+        return source, native.Function(library, "gf_loss", ctypes.c_double, 3)
 
     def mean_loss(self, theta: Floats) -> float:
         """Mean loss as a number."""

@@ -117,7 +117,7 @@ def _loss_module(source: RowSource) -> str:
     columns = context_pointers(builder, words, len(source.inputs), kind)
     numbers = parameters(builder, theta, words, source)
     packed = builder.call(total, [ir.Constant(INDEX, 0), n, *columns, *numbers])
-    loss, *gradient = unpack(builder, packed, 1 + len(source.parameters))
+    loss, *gradient = unpack(builder, packed, len(source.outputs))
     count = builder.sitofp(n, DOUBLE)
     for place, slope in enumerate(gradient):
         builder.store(builder.fdiv(slope, count), builder.gep(out, [ir.Constant(INDEX, place)]))
@@ -126,10 +126,10 @@ def _loss_module(source: RowSource) -> str:
 
 
 def define_total(module: ir.Module, source: RowSource) -> ir.Function:
-    """Write the function that adds up loss and gradient over rows from ``begin`` to ``end``, in double precision."""
+    """Write the function that adds up the outputs, loss and gradient, over rows from ``begin`` to ``end``, in double precision."""
     row = define_row(module, source)
     width, kind = target().width(source.dtype), TYPES[source.dtype]
-    count = 1 + len(source.parameters)
+    count = len(source.outputs)
     numbers = [kind] * (len(source.parameters) + len(source.fixed))
     given = [INDEX, INDEX, *[kind.as_pointer()] * len(source.inputs), *numbers]
     function = ir.Function(module, ir.FunctionType(ir.LiteralStructType([DOUBLE] * count), given), "total")

@@ -71,6 +71,9 @@ class Kernel(Protocol):
     def mean_loss(self, theta: Floats) -> float:
         """Mean loss as a number; without autograd."""
 
+    def hessian_product(self, theta: Floats, vector: Floats) -> Floats:
+        """Hessian of the mean loss times a vector, (p,)."""
+
     def jacobian(self, theta: Floats) -> tuple[Floats, Floats]:
         """Prediction (n,) and its derivative (n, p)."""
 

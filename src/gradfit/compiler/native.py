@@ -12,6 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -20,8 +21,14 @@ import llvmlite.binding as llvm
 from gradfit.compiler import cache
 from gradfit.compiler.elementary import register_symbols
 
-FORMAT = "3"  # of what this package writes into modules; a change makes everything compiled before unknown
 COMPILING = threading.RLock()  # llvmlite's objects are not for two threads at once
+
+
+@functools.cache
+def edition() -> str:
+    """Name of the compiler itself, from its own text: what another text of it made is not used again."""
+    texts = [place.read_text("utf-8") for place in sorted(Path(__file__).parent.glob("*.py"))]
+    return cache.key(*texts)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ def target() -> Target:
     cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features()
     triple = llvm.get_process_triple()
     wide = 64 if features.get("avx512f") else 32 if features.get("avx") else 16
-    description = f"{triple} {cpu} {features.flatten()} {llvm.llvm_version_info} {llvmlite.__version__} {FORMAT}"
+    description = f"{triple} {cpu} {features.flatten()} {llvm.llvm_version_info} {llvmlite.__version__} {edition()}"
     return Target(_machine(), description, wide)
 
 

@@ -31,7 +31,7 @@ from gradfit.compiler.descent_code import StepSource
 from gradfit.compiler.evaluate import evaluate
 from gradfit.compiler.graph import Graph, Node, Untraceable, apply, cast, constant, to_single, variable, where
 from gradfit.compiler.lower import lower
-from gradfit.compiler.native import FORMAT
+from gradfit.compiler.native import edition
 from gradfit.compiler.ops import power
 from gradfit.compiler.simplify import simplify
 from gradfit.compiler.trace import DTYPES, Recorder, dtype_of
@@ -67,7 +67,7 @@ def trace_update(
     Untraceable
         Its step is no graph of single numbers; the text says why.
     """
-    identities = ("step", FORMAT, torch.__version__, str(identity), repr((*settings, size, str(dtype))))
+    identities = ("step", edition(), torch.__version__, str(identity), repr((*settings, size, str(dtype))))
     name = None if identity is None else f"{cache.key(*identities)}.step"
     kept = cache.read(name) if name is not None else None
     if kept is not None:

@@ -15,7 +15,7 @@ from gradfit.compiler.simplify import simplify
 from gradfit.compiler.trace import DTYPES, elements, record
 
 # No argument of a model has a blank in its name.
-TARGET, SIGMA = " target", " target_sigma"
+TARGET, SIGMA, ALONG = " target", " target_sigma", "along "
 Named = Mapping[str, Tensor]
 
 
@@ -40,6 +40,23 @@ def loss_row(kernel: EagerKernel) -> RowSource:
     return _row_source(kernel, "loss", loss, (TARGET,) if kernel.sigma is None else (TARGET, SIGMA))
 
 
+def hessian_row(kernel: EagerKernel) -> RowSource:
+    """Source of a row's slope along a direction, and of its derivative: the row's Hessian times the direction.
+
+    Its parameters are the free numbers, then as many of the direction.
+    """
+    free = kernel.parameters.free_names
+
+    def slope(known: Named) -> Tensor:
+        leaves = [known[name] for name in free]
+        rows = kernel.loss_function.pointwise(_predict(kernel, known), known[TARGET], known.get(SIGMA))
+        slopes = torch.autograd.grad(rows.sum(), leaves, create_graph=True, allow_unused=True)
+        parts = [(part * known[ALONG + name]).sum() for part, name in zip(slopes, free, strict=True) if part is not None]
+        return torch.stack(parts).sum().reshape(1) if parts else torch.zeros_like(rows)
+
+    return _row_source(kernel, "slope", slope, (TARGET,) if kernel.sigma is None else (TARGET, SIGMA), along=True)
+
+
 def _predict(kernel: EagerKernel, known: Named) -> Tensor:
     """Call the model on one row; tied parameters are computed from the others."""
     values = dict(known)
@@ -51,8 +68,10 @@ def _predict(kernel: EagerKernel, known: Named) -> Tensor:
     return prediction
 
 
-def _row_source(kernel: EagerKernel, output: str, compute: Callable[[Named], Tensor], extra: Sequence[str] = ()) -> RowSource:
-    example = _example(kernel, extra)
+def _row_source(
+    kernel: EagerKernel, output: str, compute: Callable[[Named], Tensor], extra: Sequence[str] = (), *, along: bool = False
+) -> RowSource:
+    example = _example(kernel, extra, along=along)
     specs = kernel.parameters.specs
     free = [name for name in kernel.parameters.names if name in example and not specs[name].fixed]
     fixed = [name for name in kernel.parameters.names if name in example and specs[name].fixed]
@@ -72,13 +91,15 @@ def _row_source(kernel: EagerKernel, output: str, compute: Callable[[Named], Ten
     check(graph)
     numbers, known = ([element for name in names for element in elements(name, example[name])] for names in (free, fixed))
     outputs = (output, *(f"d_{number}" for number in numbers))
+    if along:
+        numbers += [element for name in free for element in elements(ALONG + name, example[ALONG + name])]
     title = f"{output.capitalize()} of one row, and its derivative by each parameter."
     inputs = (*kernel.columns, *(name.strip() for name in extra))
     return RowSource(lower(graph, outputs, title=title), DTYPES[kernel.dtype], inputs, tuple(numbers), tuple(known), outputs)
 
 
-def _example(kernel: EagerKernel, extra: Sequence[str]) -> dict[str, Tensor]:
-    """Give the first row and the start as tensors, in the order of the row's arguments: data, free, fixed."""
+def _example(kernel: EagerKernel, extra: Sequence[str], *, along: bool) -> dict[str, Tensor]:
+    """Give the first row and the start as tensors, in the order of the row's arguments: data, free, a direction, fixed."""
     example: dict[str, Tensor] = {}
     for name, column in kernel.columns.items():
         if column.dim() != 1:
@@ -91,4 +112,7 @@ def _example(kernel: EagerKernel, extra: Sequence[str]) -> dict[str, Tensor]:
         for name, spec in specs.items():
             if spec.tied is None and spec.fixed == fixed:
                 example[name] = torch.as_tensor(spec.start, dtype=kernel.dtype)
+        if along and not fixed:
+            free = kernel.parameters.free_names
+            example |= {ALONG + name: torch.full_like(example[name], 0.7) for name in free}
     return example

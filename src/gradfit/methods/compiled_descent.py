@@ -21,7 +21,7 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 
 from gradfit.compiler import native
-from gradfit.compiler.compiled import NUMPY, NativeKernel, address_of
+from gradfit.compiler.compiled import NUMPY, ModelCode, NativeKernel, address_of
 from gradfit.compiler.descent_code import JOB_WORDS, Shape, StepSource, descent_object
 from gradfit.compiler.optimizer import trace_update
 from gradfit.compiler.rows import RowSource
@@ -41,28 +41,30 @@ MAX_ORDER = 5_000_000  # row numbers drawn ahead for mini-batches
 class Loop:
     """The compiled loop of a method for a model: all of a run that does not depend on data."""
 
-    scaled: bool
+    code: ModelCode
     shape: Shape
     step: StepSource
     function: native.Function
 
 
 def loop_of(method: GradientDescent, problem: Problem, scaled: bool, schedule: Schedule) -> Loop:
-    """Compile the loop, or find what was compiled for the same method, model and shape."""
-    assert isinstance(problem.kernel, NativeKernel)
-    shape = Shape(
-        scaled=scaled,
-        validated=problem.validation is not None,
-        batched=method.batch_size is not None,
-        stepwise=schedule.stepwise,
-        bounded=problem.parameters.bounded,
-    )
-    known: dict[tuple[Shape, tuple[str, ...]], Loop] = problem.kernel.code.loops.setdefault(method, {})
-    if (shape, schedule.settings) not in known:
-        size = len(problem.parameters.start)
-        step = _traced_step(method, schedule.typical, size, problem.kernel.dtype, scaled)
-        known[shape, schedule.settings] = Loop(scaled, shape, step, loop_function(problem.kernel.code.loss, step, shape))
-    return known[shape, schedule.settings]
+    """Compile the loop, or find what was compiled for the same schedule, model and shape."""
+    kernel, parameters = problem.kernel, problem.parameters
+    assert isinstance(kernel, NativeKernel)
+    # The loop keeps the code, so that no other code takes its identity.
+    key = (id(kernel.code), kernel.dtype, scaled, problem.validation is None, parameters.bounded)
+    known = schedule.loops.get(key)
+    if known is None:
+        shape = Shape(
+            scaled=scaled,
+            validated=problem.validation is not None,
+            batched=method.batch_size is not None,
+            stepwise=schedule.stepwise,
+            bounded=parameters.bounded,
+        )
+        step = _traced_step(method, schedule.typical, len(parameters.start), kernel.dtype, scaled)
+        known = schedule.loops[key] = Loop(kernel.code, shape, step, loop_function(kernel.code.loss, step, shape))
+    return known
 
 
 class CompiledDescent:
@@ -212,6 +214,7 @@ class Schedule:
         self.stepwise = False
         self.per_epoch = 1
         self.typical: dict[str, float] = {"lr": rate}
+        self.loops: dict[object, Loop] = {}
         self.table = np.full((self.epochs, 1), rate)
         if method.scheduler is None and not method.has_default_schedule(scaled=scaled):
             return
@@ -248,11 +251,6 @@ class Schedule:
 
     def _now(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """Names of what changes from step to step."""
-        return tuple(self.typical)
 
     def watch(self, losses: Floats) -> None:
         """Show the scheduler the losses of the epochs that ran."""

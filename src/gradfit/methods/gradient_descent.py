@@ -36,6 +36,7 @@ from gradfit.methods.optimizers import (
     PER_BATCH,
     SCALED,
     Defaults,
+    bare_step,
     count,
     find_optimizer,
     find_scheduler,
@@ -228,8 +229,11 @@ class GradientDescent:
 
     def _build(self, leaves: list[Tensor], rate: float, *, scaled: bool) -> Optimizer:
         """Make torch's optimizer; its own complaint becomes ours."""
+        options = self.effective_options(scaled=scaled)
+        if "foreach" in inspect.signature(self.optimizer).parameters and not options.keys() & {"foreach", "fused"}:
+            options["foreach"] = False  # what torch decides on a CPU, again at every step
         try:
-            return self.optimizer(leaves, lr=rate, **self.effective_options(scaled=scaled))  # type: ignore[call-arg]
+            return self.optimizer(leaves, lr=rate, **options)  # type: ignore[call-arg]
         except (ValueError, TypeError, RuntimeError) as error:
             raise OptionError(f"{self.name} refuses: {error}") from error
 
@@ -298,6 +302,8 @@ class DescentRun:
         self.optimizer = method._build(self.leaves or [torch.zeros(0)], rate, scaled=self.scaled)
         self.batches = 1 if method.batch_size is None else math.ceil(problem.kernel.n / method.batch_size)
         self.scheduler = method._schedule(self.optimizer, self.batches, scaled=self.scaled)
+        self.bare_step = None if method.needs_closure else bare_step(self.optimizer)
+        self.weight = self.inverse_loss if self.scaled else torch.tensor(1.0, dtype=dtype)
         self.limits = self._limits()
         self.generator = torch.Generator().manual_seed(int(problem.seed))
         self.epoch = 0
@@ -339,26 +345,39 @@ class DescentRun:
 
     def _descend(self, rows: Tensor | None) -> tuple[float, Tensor]:
         """One step of the optimizer; gives loss and gradient before it, in the user's units."""
-        first: list[tuple[float, Tensor]] = []
-
-        def closure() -> Tensor:
+        if self.method.needs_closure:
+            before = self._search(rows)
+        else:
             for leaf in self.leaves:
                 leaf.grad = None  # what Optimizer.zero_grad does, without its bookkeeping for the profiler
             loss = self.problem.kernel.loss(self._point(), rows)
-            loss.backward(self.inverse_loss if self.scaled else None)  # type: ignore[no-untyped-call]
-            if not first:  # LBFGS evaluates several times a step; the history wants where it stood before
-                first.append((loss.item(), self._gradient()))
-            return loss.detach() * self.inverse_loss if self.scaled else loss
-
-        if self.method.needs_closure:
-            self.optimizer.step(closure)  # type: ignore[arg-type]
-        else:
-            closure()
-            self.optimizer.step()
+            loss.backward(self.weight)  # type: ignore[no-untyped-call]
+            before = loss.item(), self._gradient()
+            if self.bare_step is None:
+                self.optimizer.step()
+            else:
+                with torch.no_grad():
+                    self.bare_step()
         if self.limits is not None:
             with torch.no_grad():
                 for leaf, (lower, upper) in zip(self.leaves, self.limits, strict=True):
                     leaf.clamp_(lower, upper)
+        return before
+
+    def _search(self, rows: Tensor | None) -> tuple[float, Tensor]:
+        """One step of an optimizer that evaluates the loss itself; gives loss and gradient before it."""
+        first: list[tuple[float, Tensor]] = []
+
+        def closure() -> Tensor:
+            for leaf in self.leaves:
+                leaf.grad = None
+            loss = self.problem.kernel.loss(self._point(), rows)
+            loss.backward(self.weight)  # type: ignore[no-untyped-call]
+            if not first:  # LBFGS evaluates several times a step; the history wants where it stood before
+                first.append((loss.item(), self._gradient()))
+            return loss.detach() * self.inverse_loss if self.scaled else loss
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
         return first[0]
 
     def _point(self) -> Tensor:
@@ -367,6 +386,8 @@ class DescentRun:
         return joined * self.factor if self.scaled else joined
 
     def _theta(self) -> Tensor:
+        if self.packed and not self.scaled:
+            return self.leaves[0].detach().clone()
         return self._point().detach().clone()
 
     def _gradient(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.optim import Optimizer, lr_scheduler, swa_utils
+from torch.optim import optimizer as torch_optimizer
 
 from gradfit.compiler import cache
 from gradfit.errors import OptionError, unknown
@@ -159,6 +161,19 @@ def needs_closure(optimizer: type[Optimizer]) -> bool:
     """LBFGS evaluates the loss itself, several times a step: its ``step`` does not work without a closure."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty
+
+
+def bare_step(optimizer: Optimizer) -> Callable[[], Any] | None:
+    """Give torch's step itself, to be called without gradients: without its bookkeeping for profiler, hooks and compiler.
+
+    That takes as long as the rest of an epoch on few rows. None where somebody is at it: a hook, or a scheduler that counts.
+    """
+    hooks = (
+        optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks,
+        torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks,
+    )  # fmt: skip
+    own = type(optimizer).__module__.startswith("torch.optim") and "step" not in vars(optimizer)
+    return functools.partial(inspect.unwrap(type(optimizer).step), optimizer) if own and not any(hooks) else None
 
 
 def positive(name: str, value: float | None) -> float | None:

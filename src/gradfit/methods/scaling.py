@@ -11,6 +11,7 @@ multiply x, y or a parameter by 1e8 and nothing changes but the units of the ans
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class Scaling:
     steepest: float
 
 
+@functools.cache
 def none(size: int) -> Scaling:
     """No scaling: the user's own units."""
     return Scaling(np.ones(size), 1.0, 1.0)

@@ -79,7 +79,12 @@ def covariance(
     at_bound
         (p,), or None where there are no bounds; parameters on a bound: they have no error of their own, and the others are given at their value.
     """
-    if kind == "least_squares" and at_bound is None and n > len(names) and max(conclusion.undetermined.tolist(), default=0.0) <= INVOLVED:
+    if (
+        kind == "least_squares"
+        and at_bound is None
+        and n > len(names)
+        and max(conclusion.undetermined.tolist(), default=0.0) <= INVOLVED
+    ):
         scale = 1.0 if absolute else conclusion.sum / (n - len(names))
         return Covariance(scale * conclusion.inverse, "least squares", ("",) * len(names), scale)
     at_bound = np.zeros(len(names), dtype=bool) if at_bound is None else at_bound
