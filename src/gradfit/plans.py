@@ -15,17 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from gradfit.compiler.compiled import ModelCode, NativeKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.fingerprint import Watch, fingerprint
+from gradfit.compiler.graph import Untraceable
 from gradfit.data.dataset import Dataset
+from gradfit.drivers.short import Ended, Way, way
+from gradfit.drivers.short import fits as rows_of
+from gradfit.methods.compiled_descent import loop_of
 from gradfit.methods.gradient_descent import GradientDescent
-from gradfit.methods.method import Method
+from gradfit.methods.method import Method, Problem
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
 
 MOST = 256
+MOST_WAYS = 32  # numbers of rows a plan keeps a block laid out for
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,40 @@ class Plan:
     def kernel(self, data: Dataset, parameters: Parameters) -> NativeKernel:
         """Give the compiled model on data."""
         return NativeKernel(self.base, data, parameters, self.code)
+
+    @functools.cached_property
+    def _ways(self) -> dict[int, Way | None]:
+        return {}
+
+    @functools.cached_property
+    def _plain(self) -> bool:
+        """Whether theta is all there is to know of the parameters, and double precision all that is asked for."""
+        known = self.parameters
+        return known.free_elements == known.names and not known.bounded and self.base.dtype == torch.float64
+
+    def short(self, arrays: tuple[Any, ...], start: Any) -> Ended | None:
+        """Go the short way; None where the long one must be gone."""
+        n = rows_of(arrays)
+        if n not in self._ways:
+            self._ways[n] = self._way(n)
+        way = self._ways[n]
+        return None if way is None else way.go(arrays, self.started(start).start)
+
+    def _way(self, n: int) -> Way | None:
+        if len(self._ways) > MOST_WAYS:
+            self._ways.clear()
+        if not self._plain or n <= len(self.parameters.names):
+            return None
+        loop = schedule = None
+        if isinstance(self.method, GradientDescent) and self.method.scale is False and not self.method.needs_closure:
+            unread = Dataset({}, np.zeros(n), "", None, np.arange(n))
+            problem = Problem(self.kernel(unread, self.parameters), self.parameters, self.base.dtype)
+            schedule = self.method.schedule(self.method._rate(problem, None), 1, scaled=False)
+            try:
+                loop = loop_of(self.method, problem, False, schedule)
+            except Untraceable:
+                return None
+        return way(self.code, self.method, n, len(self.parameters.names), loop, schedule)
 
     @functools.cached_property
     def _begun(self) -> dict[Hashable, Parameters]:

@@ -18,14 +18,14 @@ from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
 from gradfit.data.sources import read
 from gradfit.errors import DataError, GradfitError, ModelError, OptionError, unknown
-from gradfit.methods.method import Solution
+from gradfit.methods.method import Solution, Status
 from gradfit.model.parameters import Parameter, parameters
 from gradfit.report import html, plots, storage, text
 from gradfit.statistics.covariance import correlation
 from gradfit.statistics.diagnosis import Diagnosis
 from gradfit.statistics.intervals import band, t_interval
 from gradfit.statistics.record import Estimate, FitRecord, History, history
-from gradfit.statistics.summary import Fitted, summarize
+from gradfit.statistics.summary import Fitted, Short, summarize
 from gradfit.typing import Floats, IntervalKind
 
 GRAPH_AGREEMENT = 1e-9
@@ -39,8 +39,17 @@ class FitResult:
     that was just made is drawn up when somebody asks for more than values, covariance and status.
     """
 
-    def __init__(self, known: FitRecord | Fitted, predictor: EagerKernel | None = None) -> None:
-        self._known, self._given_predictor = known, predictor
+    def __init__(self, known: FitRecord | Fitted | Short, predictor: EagerKernel | None = None) -> None:
+        self._given, self._given_predictor = known, predictor
+
+    @property
+    def _short(self) -> Short | None:
+        """The fit as far as the short way knows it."""
+        return self._given if isinstance(self._given, Short) else None
+
+    @cached_property
+    def _known(self) -> FitRecord | Fitted:
+        return self._given.whole() if isinstance(self._given, Short) else self._given
 
     @cached_property
     def record(self) -> FitRecord:
@@ -69,6 +78,8 @@ class FitResult:
     @property
     def values(self) -> dict[str, Any]:
         """Fitted values by parameter, as the model takes them: numbers, arrays for vector parameters."""
+        if self._short is not None:
+            return dict(zip(self._short.names, self._short.ended.theta.tolist(), strict=True))
         if self._fitted is not None:
             return dict(zip(self.names, self._fitted.outcome.solution.theta.tolist(), strict=True))
         flat = iter(estimate.value for estimate in self.record.estimates)
@@ -81,11 +92,15 @@ class FitResult:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all parameters that are not fixed: the order of ``covariance``."""
+        if self._short is not None:
+            return self._short.names
         return self.record.names if self._fitted is None else self._fitted.setting.parameters.names
 
     @property
     def covariance(self) -> Floats:
         """Covariance of ``names``, (p, p), in parameter units squared; NaN where it cannot be vouched for."""
+        if self._short is not None:
+            return self._short.ended.scale * self._short.ended.inverse
         if self._fitted is not None:
             return self._fitted.covariance.matrix.copy()
         p = len(self.record.names)
@@ -120,11 +135,15 @@ class FitResult:
     @property
     def success(self) -> bool:
         """Whether the fit reached a minimum, or did all it was asked to."""
+        if self._short is not None:
+            return True
         return self._solution.status.success if self._solution is not None else self.record.success
 
     @property
     def status(self) -> str:
         """How it ended, one word: converged, completed, stopped_early, not_converged, stalled, diverged, not_finite."""
+        if self._short is not None:
+            return Status.CONVERGED.name.lower()
         return self._solution.status.name.lower() if self._solution is not None else self.record.status
 
     @property
@@ -145,10 +164,12 @@ class FitResult:
     @property
     def history(self) -> History:
         """Row e: loss and gradient before step e, parameters after it."""
-        return self._history if self._solution is not None else self.record.history
+        return self._history
 
     @cached_property
     def _history(self) -> History:
+        if self._short is not None:
+            return history(self._short.ended.columns(), self._short.names)
         known = self._known
         if isinstance(known, FitRecord) or "record" in vars(self):
             return self.record.history

@@ -155,7 +155,7 @@ def test_compiled_descent_stays_with_torch_for_500_steps(case, dtype, t_u, t_c):
     assert "foreach" in options or "whole loop is compiled" in fit.engine_reason
     # Some paths are chaotic: where the last bit of the start changes torch's own path, its bits are nobody's to keep.
     bit = float(torch.finfo(dtype).eps)
-    starts = [{"w": 1.0 + bit, "b": 0.0}, {"w": 1.0 - bit, "b": 0.0}, {"w": 1.0, "b": bit}, {"w": 1.0 + bit, "b": -bit}]
+    starts = [{"w": 1.0 + bits * bit, "b": 0.0} for bits in (1, -1, 2, -2)]
     shaken = [fitted(0.1 * t_u, t_c, name.lower(), engine="torch", **plan | {"start": start}) for start in starts]
     rows = min(len(one.history) for one in (fit, expected, *shaken))
     ours, theirs, *others = (table(one)[:rows] for one in (fit, expected, *shaken))

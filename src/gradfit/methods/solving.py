@@ -17,7 +17,7 @@ import numpy as np
 
 from gradfit.compiler import solver as translator
 from gradfit.compiler.callbacks import Callbacks, trampoline_object
-from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.compiled import ModelCode, NativeKernel, address_of
 from gradfit.compiler.kernel import Kernel
 from gradfit.compiler.native import Function, compiled, load
 from gradfit.errors import ModelError
@@ -86,7 +86,7 @@ class Solver:
         self.refusal = ""  # what the model last said where it could not be evaluated
         self.callbacks: Callbacks | None = None
         if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
-            self.function, context = _native_solver(kernel), kernel.context.address
+            self.function, context = solver_of(kernel.code, weighted=kernel.weighted), kernel.context.address
             self.offset[:] = kernel.offset
         else:
             self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
@@ -171,13 +171,12 @@ def _solver_object() -> bytes:
     return compiled(key, lambda: translator.solver_ir(marquardt))
 
 
-def _native_solver(kernel: NativeKernel) -> Function:
+def solver_of(code: ModelCode, *, weighted: bool) -> Function:
     """Link the solver with a compiled model, once."""
-    known = kernel.code.solvers
-    if kernel.weighted not in known:
-        library = load([_solver_object(), kernel.code.model_object(kernel.weighted)], ["gf_solve"])
-        known[kernel.weighted] = Function(library, "gf_solve", ctypes.c_int64, 1)
-    return known[kernel.weighted]
+    if weighted not in code.solvers:
+        library = load([_solver_object(), code.model_object(weighted)], ["gf_solve"])
+        code.solvers[weighted] = Function(library, "gf_solve", ctypes.c_int64, 1)
+    return code.solvers[weighted]
 
 
 @functools.cache

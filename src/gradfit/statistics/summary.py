@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -14,6 +14,7 @@ import torch
 from gradfit.compiler.compiled import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
+from gradfit.drivers.short import Ended
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
 from gradfit.methods.method import Method, Status
 from gradfit.methods.stopping import ARRIVED
@@ -64,6 +65,15 @@ class Fitted:
         """Whether every parameter is free and a single number: then theta is all there is to know of their values."""
         parameters = self.setting.parameters
         return parameters.free_elements == parameters.names
+
+
+@dataclass(frozen=True)
+class Short:
+    """A fit that went the short way; ``whole`` goes the long one, to the same bits, when more is asked for."""
+
+    names: tuple[str, ...]
+    ended: Ended
+    whole: Callable[[], Fitted]
 
 
 def summarize(fitted: Fitted) -> FitRecord:

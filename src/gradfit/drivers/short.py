@@ -1,0 +1,200 @@
+"""The short way through a small fit that was made before with other data: one block of memory, two calls of compiled code.
+
+A fit of eleven points takes compiled code less time than Python needs to look at it. Where nothing is to be shown, watched or
+drawn from the data first, all that a call has to do is copy its arrays and its start into a block, whose other words were
+written once, and let compiled code run. The result is used only where it is the plain success that most fits are; anything
+else (data that are not finite, a loss that was lost, a minimum not reached) goes the long way, which words it. Both ways run
+the same code on the same numbers: they give the same bits, and the long way can be gone later, when somebody asks for more.
+
+The block::
+
+    inputs, target | head: context, jobs, state, the solver's memory | solver's scratch | history
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradfit.compiler.compiled import ModelCode, address_of
+from gradfit.compiler.descent_code import JOB_WORDS
+from gradfit.compiler.native import Function
+from gradfit.methods import marquardt
+from gradfit.methods.compiled_descent import Loop, Schedule
+from gradfit.methods.gradient_descent import GradientDescent
+from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
+from gradfit.methods.solving import EXACT_RANK, JOB, solver_of
+from gradfit.methods.stopping import ARRIVED, DIVERGED_FACTOR
+from gradfit.typing import Floats
+
+MOST_ROWS = 10_000
+MOST_HISTORY = 1_000_000  # numbers
+MOST_WORK = 10_000_000  # row-epochs: the long way, gone later, should not be felt
+FLOAT64 = np.dtype(np.float64)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A fit that went the short way and converged.
+
+    Attributes
+    ----------
+    theta
+        Parameters, (p,).
+    inverse, scale
+        :math:`(J^TJ)^{-1}` and s²; the covariance is their product.
+    history
+        (steps, 2 + 2 p): loss before, damping (of Levenberg-Marquardt), parameters after, gradient before.
+    learning_rate
+        (steps,), or None for Levenberg-Marquardt.
+    arrays
+        The copies of inputs and target that were fitted, (columns, n).
+    """
+
+    theta: Floats
+    inverse: Floats
+    scale: float
+    history: Floats
+    learning_rate: Floats | None
+    arrays: Floats
+
+    def columns(self) -> dict[str, Floats]:
+        """The history as a solution has it."""
+        p, history = len(self.theta), self.history
+        unseen = np.full(len(history), np.nan)
+        own = {"damping": history[:, 1]} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        loss = {"train_loss": history[:, 0], "validation_loss": unseen}
+        return loss | own | {"theta": history[:, 2 : 2 + p], "gradient": history[:, 2 + p :]}
+
+
+@dataclass(frozen=True)
+class Way:
+    """The block of a fit of n rows, its words written as far as they do not depend on the data."""
+
+    n: int
+    p: int
+    size: int
+    head: np.ndarray = field(repr=False)
+    addresses: np.ndarray = field(repr=False)
+    places: dict[str, int]
+    epochs: int
+    descend: Function | None
+    solve: Function
+    schedule: Schedule | None
+
+    def go(self, arrays: Sequence[Any], start: Floats) -> Ended | None:
+        """Fit; None where that must go the long way."""
+        n, p, at = self.n, self.p, self.places
+        block = np.empty(self.size)
+        place = 0
+        for array in arrays:
+            block[place : place + n] = array
+            place += n
+        words = block[place : place + len(self.head)].view(np.int64)
+        words[:] = self.head
+        base = address_of(block)
+        words[self.addresses] += base
+        job = base + 8 * at["job"]
+        theta = block[at["theta"] : at["theta"] + p]
+        theta[:] = start
+        if self.descend is not None:
+            target = block[place - n : place]
+            block[at["ceiling"]] = DIVERGED_FACTOR * float(np.dot(target, target)) / n
+            if self.descend.call(base + 8 * at["descent"]) != self.epochs:
+                return None
+        if self.solve.call(job) != marquardt.CONVERGED:
+            return None
+        numbers = block[at["numbers"] : at["numbers"] + marquardt.NUMBERS].tolist()
+        if not numbers[marquardt.DISTANCE] <= ARRIVED:
+            return None
+        steps = self.epochs or int(words[at["counters"] - place + marquardt.STEPS])
+        history = block[at["history"] : at["history"] + steps * (2 + 2 * p)].reshape(steps, 2 + 2 * p)
+        inverse = block[at["inverse"] : at["inverse"] + (p + 1) * (p + 2)].reshape(p + 1, p + 2)[:p, :p]
+        still = block[at["undetermined"] : at["undetermined"] + p].tolist()
+        if max(still) > 1e-6:
+            return None
+        rates = None if self.schedule is None else self.schedule.table[:, 0]
+        fitted = block[: n * len(arrays)].reshape(len(arrays), n)
+        return Ended(theta, inverse, numbers[marquardt.SUM] / (n - p), history, rates, fitted)
+
+
+def fits(arrays: Sequence[Any]) -> int:
+    """How many rows plain arrays have; 0 where they need a closer look."""
+    n = len(arrays[-1]) if type(arrays[-1]) is np.ndarray else 0
+    shape = (n,)
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype is not FLOAT64 or array.shape != shape:
+            return 0
+    return n
+
+
+def way(code: ModelCode, method: Any, n: int, p: int, loop: Loop | None, schedule: Schedule | None) -> Way | None:
+    """Lay out the block for n rows; None where the method or the size asks for the long way."""
+    if not p < n <= MOST_ROWS or len(code.prediction.fixed):
+        return None
+    if isinstance(method, LevenbergMarquardt):
+        return _laid_out(code, n, p, 0, 64, method.radius, None, None)
+    plain = isinstance(method, GradientDescent) and method.scale is False and method.batch_size is None
+    if not plain or loop is None or schedule is None or schedule.plateau is not None or method.averaging or method.early_stopping:
+        return None
+    if method.max_steps * (2 + 2 * p) > MOST_HISTORY or method.max_steps * n > MOST_WORK:
+        return None
+    return _laid_out(code, n, p, method.max_steps, 0, 1.0, loop, schedule)
+
+
+def _laid_out(
+    code: ModelCode, n: int, p: int, epochs: int, rows: int, radius: float, loop: Loop | None, schedule: Schedule | None
+) -> Way:
+    columns = len(code.prediction.inputs)
+    state = len(loop.step.state) if loop is not None else 0
+    sizes = {
+        "context": 3 + columns, "job": JOB, "descent": JOB_WORDS, "state": state + 1, "measures": 3,
+        "matrices": marquardt.MATRICES * (p + 1) * (p + 2), "vectors": marquardt.VECTORS * p, "numbers": marquardt.NUMBERS,
+        "counters": marquardt.COUNTERS,
+    }  # fmt: skip
+    begin = (columns + 1) * n
+    at, here = {}, begin
+    for name, size in sizes.items():
+        at[name] = here
+        here += size
+    length = here - begin
+    at |= {"system": here, "history": here + (p + 1) * n}
+    at |= {"theta": at["vectors"] + marquardt.THETA * p, "undetermined": at["vectors"] + marquardt.UNDETERMINED * p}
+    at |= {"inverse": at["matrices"] + marquardt.INVERSE * (p + 1) * (p + 2), "ceiling": at["measures"] + 1}
+    head = np.zeros(length)
+    head[at["vectors"] - begin + marquardt.LOWER * p :][:p] = -np.inf
+    head[at["vectors"] - begin + marquardt.UPPER * p :][:p] = np.inf
+    head[at["numbers"] - begin + marquardt.RADIUS] = radius
+    head[at["numbers"] - begin + marquardt.RANK_TOLERANCE] = max(n, p) * EXACT_RANK
+    head[at["measures"] - begin :][:3] = 1.0, 0.0, np.nan
+    words = head.view(np.int64)
+    addresses: list[int] = []
+
+    def write(place: int, value: int, *, address: bool = False) -> None:
+        words[place - begin] = 8 * value if address else value
+        addresses.extend([place - begin] if address else [])
+
+    write(at["context"], n)
+    for column in range(columns + 1):
+        write(at["context"] + 2 + column, column * n, address=True)
+    write(at["job"], n)
+    write(at["job"] + 1, p)
+    write(at["job"] + 2, rows)
+    target = columns * n  # target / sigma is the target itself
+    for place, value in enumerate((at["context"], at["system"], target, *(at[name] for name in MEMORY), at["history"]), start=3):
+        write(at["job"] + place, value, address=True)
+    if loop is not None and schedule is not None:
+        for place, name in ((0, "context"), (2, "theta"), (3, "state"), (7, "history"), (10, "measures")):
+            write(at["descent"] + place, at[name], address=True)
+        write(at["descent"] + 4, 1)
+        write(at["descent"] + 5, epochs)
+        write(at["descent"] + 6, address_of(schedule.table))
+    size = at["history"] + (epochs or rows) * (2 + 2 * p)
+    function = None if loop is None else loop.function
+    return Way(n, p, size, words, np.array(addresses), at, epochs, function, solver_of(code, weighted=False), schedule)
+
+
+MEMORY = ("matrices", "vectors", "numbers", "counters")
