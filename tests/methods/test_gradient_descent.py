@@ -153,15 +153,16 @@ def test_compiled_descent_stays_with_torch_for_500_steps(case, dtype, t_u, t_c):
     fit = fitted(0.1 * t_u, t_c, name.lower(), engine="native", **plan)
     expected = fitted(0.1 * t_u, t_c, name.lower(), engine="torch", **plan)
     assert "foreach" in options or "whole loop is compiled" in fit.engine_reason
+    # In single precision compiled code adds rows up in double: each epoch differs by torch's own rounding.
     # Some paths are chaotic: where the last bit of the start changes torch's own path, its bits are nobody's to keep.
     bit = float(torch.finfo(dtype).eps)
     starts = [{"w": 1.0 + bits * bit, "b": 0.0} for bits in (1, -1, 2, -2)]
     shaken = [fitted(0.1 * t_u, t_c, name.lower(), engine="torch", **plan | {"start": start}) for start in starts]
     rows = min(len(one.history) for one in (fit, expected, *shaken))
     ours, theirs, *others = (table(one)[:rows] for one in (fit, expected, *shaken))
-    size, rtol = np.abs(theirs).max(axis=0), 1e-12 if dtype == torch.float64 else 1e-5
+    size, rtol = np.abs(theirs).max(axis=0), 1e-12 if dtype == torch.float64 else 2e-5
     moved = np.max([(np.abs(other - theirs) / size).max(axis=1) for other in others], axis=0)
-    kept = np.maximum.accumulate(moved) < max(20 * bit, 1e-14)
+    kept = np.maximum.accumulate(moved) < max(6 * bit, 1e-14)
     assert kept.sum() > 20
     np.testing.assert_array_less((np.abs(ours - theirs) / size).max(axis=1)[kept], rtol)
 

@@ -154,6 +154,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         else:
             raise Untraceable(f"it uses the torch operator {name}, which the compiled engine does not have")
+        if nodes.size == 1 == target.numel():
+            nodes = nodes.reshape(target.shape)  # a loss of one row, reduced over its rows
         self.write(target, _cast(np.broadcast_to(nodes, target.shape), dtype_of(target), whole=target.dtype in WHOLE))
 
     def _filled(self, name: str, args: Any) -> np.ndarray:

@@ -108,7 +108,7 @@ def summarize(fitted: Fitted) -> FitRecord:
         unit=setting.method.unit,
         steps=solution.steps,
         engine=kernel.engine,
-        engine_reason=f"{kernel.reason} {solution.loop_reason}".strip(),
+        engine_reason=f"{kernel.reason.rstrip('.')}; {solution.loop_reason}" if solution.loop_reason else kernel.reason,
         source=solution.source or kernel.source,
         history=history(solution.columns, setting.parameters.free_elements),
         diagnosis=_diagnosis(outcome, setting),
