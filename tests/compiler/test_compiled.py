@@ -84,7 +84,7 @@ def linear(n_rows):
 
 
 REFUSED = {
-    "a branch": (lambda x, a, b: a * x + b if float(a) > 0 else b - x, "branches|plain number|one row"),
+    "a branch": (lambda x, a, b: a * x + b if float(a) > 0 else b - x, "plain number|finite differences"),
     "a matrix": (lambda x, a, b: torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) * (2 + a), x) + b, "one row|operator"),
     "mixed rows": (lambda x, a, b: a * (x - x.mean()) + b, "all rows at once"),
     "an unknown operator": (lambda x, a, b: a * torch.special.i0(x) + b, "operator i0|special_i0"),
