@@ -23,6 +23,7 @@ from torch.optim import Optimizer, lr_scheduler
 from gradfit.compiler import native
 from gradfit.compiler.compiled import NUMPY, ModelCode, NativeKernel, address_of
 from gradfit.compiler.descent_code import JOB_WORDS, Shape, StepSource, descent_object
+from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.optimizer import trace_update
 from gradfit.compiler.rows import RowSource
 from gradfit.methods import scaling
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gradfit.methods.gradient_descent import Averaging, GradientDescent
 
 MAX_ORDER = 5_000_000  # row numbers drawn ahead for mini-batches
+MOST_AHEAD = 1_000_000  # steps whose learning rates are known ahead
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ class Schedule:
         self.per_epoch = 1
         self.typical: dict[str, float] = {"lr": rate}
         self.loops: dict[object, Loop] = {}
-        self.table = np.full((self.epochs, 1), rate)
+        self.steady = True
+        self.table = np.full((min(self.epochs, MOST_AHEAD), 1), rate)
         if method.scheduler is None and not method.has_default_schedule(scaled=scaled):
             return
         optimizer = method._build([torch.zeros(1, requires_grad=True)], rate, scaled=scaled)
@@ -226,6 +229,9 @@ class Schedule:
             return
         self.stepwise = isinstance(scheduler, PER_BATCH) and batches > 1
         self.per_epoch = batches if self.stepwise else 1
+        if self.epochs * self.per_epoch > MOST_AHEAD:
+            raise Untraceable(f"the learning rates of more than {MOST_AHEAD} steps are not asked for ahead")
+        self.steady = False
         rows = list(_settings(optimizer, scheduler, self.epochs * self.per_epoch, method))
         moving = [name for name in rows[0] if name == "lr" or len({row[name] for row in rows}) > 1]
         self.typical = {name: _typical([row[name] for row in rows]) for name in moving}
@@ -234,19 +240,23 @@ class Schedule:
     def ready(self, epoch: int, limit: int) -> int:
         """How many epochs may run before the scheduler must look."""
         if self.plateau is None:
-            return limit
+            return min(limit, len(self.table)) if self.steady else limit
         return min(limit, max(1, int(self.plateau.patience) - int(self.plateau.num_bad_epochs) + 1))
 
     def rows(self, epoch: int, epochs: int) -> Floats:
         """Settings of the steps of some epochs, one row per step (or per epoch where all its steps share them)."""
         if self.plateau is not None:
             return np.full((epochs, 1), self._now())
+        if self.steady:
+            return self.table[:epochs]
         return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch]
 
     def shown(self, epoch: int, epochs: int) -> Floats:
         """Learning rate of each epoch, as the history shows it: that of its first step."""
         if self.plateau is not None:
             return np.full(epochs, self._now())
+        if self.steady:
+            return self.table[:epochs, 0]
         return self.table[epoch * self.per_epoch : (epoch + epochs) * self.per_epoch : self.per_epoch, 0]
 
     def _now(self) -> float:
