@@ -15,7 +15,7 @@ from torch import Tensor
 from gradfit.compiler.elementary import FUNCTIONS
 from gradfit.compiler.evaluate import operation
 from gradfit.compiler.graph import Graph, check
-from gradfit.compiler.lower import arguments, lower
+from gradfit.compiler.lower import _Writer, lower
 from gradfit.compiler.native import Function, compiled, load, target
 from gradfit.compiler.rows import (
     INDEX,
@@ -37,6 +37,11 @@ from gradfit.compiler.trace import record
 NUMPY = {"double": np.float64, "single": np.float32}
 TORCH = {"double": torch.float64, "single": torch.float32}
 KINDS = {dtype: name for name, dtype in TORCH.items()}
+
+
+def arguments(graph):
+    """Names of the emitted function's arguments."""
+    return tuple(_Writer(graph, ()).names.values())
 
 
 def traced(call: Callable[..., Tensor | Sequence[Tensor]], example: Mapping[str, Tensor]) -> Graph:

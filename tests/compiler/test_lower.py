@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from random_graphs import POINTS, STEPS, build, same_bits, values
-from row_harness import row_source, run_on_torch, run_rows
+from row_harness import arguments, row_source, run_on_torch, run_rows
 
 from gradfit.compiler.elementary import FUNCTIONS
 from gradfit.compiler.evaluate import evaluate
 from gradfit.compiler.graph import Graph, Node, apply, cast, constant, variable, where
-from gradfit.compiler.lower import LONGEST, arguments, identifier, lower, number
+from gradfit.compiler.lower import LONGEST, identifier, lower, number
 from gradfit.compiler.simplify import simplify
 
 x, y, z = variable("x"), variable("y"), variable("z")

@@ -40,11 +40,6 @@ class Linearization:
         """Gradient of the mean loss, (p,): ``2 J.T @ r / n``."""
         return np.asarray(2 * self.jacobian.T @ self.residual / len(self.residual))
 
-    def predicted_gain(self, delta: Floats) -> float:
-        """By how much this form says the mean loss falls for a step ``delta``, (p,)."""
-        change = self.jacobian @ delta
-        return float(-(2 * self.residual @ change + change @ change)) / len(self.residual)
-
 
 class Kernel(Protocol):
     """What methods and statistics know of a model on its data.

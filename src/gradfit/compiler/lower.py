@@ -44,11 +44,6 @@ def lower(graph: Graph, outputs: Sequence[str], *, name: str = "row", title: str
     return _Writer(graph, outputs).text(name, title)
 
 
-def arguments(graph: Graph) -> tuple[str, ...]:
-    """Names of the function's arguments, in the order of the graph's inputs."""
-    return tuple(_Writer(graph, ()).names.values())
-
-
 class _Writer:
     def __init__(self, graph: Graph, outputs: Sequence[str]) -> None:
         self.graph, self.outputs = graph, outputs

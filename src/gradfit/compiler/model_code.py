@@ -14,7 +14,6 @@ theta, r, J, f, df are addresses of doubles, the context is described in :mod:`g
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -33,9 +32,7 @@ from gradfit.compiler.rows import (
     new_module,
     pointer,
     row_arguments,
-    spread,
     unpack,
-    vector,
     word,
 )
 
@@ -106,7 +103,3 @@ def parameters(builder: ir.IRBuilder, theta: Any, words: Any, source: RowSource)
 
 def _number(builder: ir.IRBuilder, numbers: Any, place: int) -> Any:
     return builder.load(builder.gep(numbers, [ir.Constant(INDEX, place)]))
-
-
-Writer = Callable[[ir.IRBuilder], None]
-__all__ = ["NAMES", "model_object", "parameters", "spread", "vector"]

@@ -13,7 +13,6 @@ steps before anything is compiled from it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import struct
@@ -473,19 +472,3 @@ def _try_out(
         theirs = torch.cat([t.detach().double().reshape(-1) for t in (trial.leaf, *(t for _, t in _state_tensors(trial.state)))])
         if not torch.allclose(ours, theirs, rtol=rtol, atol=rtol * 0.05, equal_nan=True):
             raise Untraceable("its traced step does not compute what the optimizer does")
-
-
-def changing(histories: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
-    """Names of settings that take more than one value, the learning rate always first."""
-    moving = [name for name, values in histories.items() if name != "lr" and len(set(values)) > 1]
-    return ("lr", *moving)
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    """Silence the remarks of torch's schedulers on the order of calls: here no optimizer steps in between."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -22,7 +22,7 @@ from llvmlite import ir
 
 from gradfit.compiler.elementary import FUNCTIONS
 from gradfit.compiler.native import target
-from gradfit.compiler.values import Value, reduce_add, where
+from gradfit.compiler.values import Value, reduce_add
 
 INDEX = ir.IntType(64)
 WORDS = INDEX.as_pointer()
@@ -114,9 +114,6 @@ def word(builder: ir.IRBuilder, words: Any, place: int) -> Any:
 def pointer(builder: ir.IRBuilder, words: Any, place: int, kind: ir.Type) -> Any:
     """Read one word of a table as the address of numbers."""
     return builder.inttoptr(word(builder, words, place), kind.as_pointer())
-
-
-Body = Callable[[ir.IRBuilder, Any, "Rows"], None]
 
 
 @dataclass(frozen=True)
@@ -261,6 +258,3 @@ def new_module(name: str) -> ir.Module:
     module = ir.Module(name=name)
     module.triple = str(target().machine.triple)
     return module
-
-
-__all__ = ["INDEX", "TYPES", "WORDS", "RowSource", "Rows", "Sums", "define_row", "for_rows", "run", "where"]

@@ -84,12 +84,7 @@ def _product(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
             return other
         if _is(one, -1.0):
             return home.negative(other)
-    if a.operation == "neg" or b.operation == "neg":
-        left, right = (part.arguments[0] if part.operation == "neg" else part for part in (a, b))
-        inner = _product(home, node, left, right)
-        inner = home.node("mul", (left, right), node.dtype) if inner is None else inner
-        return home.negative(inner) if (a.operation == "neg") != (b.operation == "neg") else inner
-    return None
+    return _sign_outside(home, node, a, b)
 
 
 def _quotient(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
@@ -97,12 +92,16 @@ def _quotient(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
         return a
     if _is(b, -1.0):
         return home.negative(a)
-    if a.operation == "neg" or b.operation == "neg":
-        left, right = (part.arguments[0] if part.operation == "neg" else part for part in (a, b))
-        inner = _quotient(home, node, left, right)
-        inner = home.node("div", (left, right), node.dtype) if inner is None else inner
-        return home.negative(inner) if (a.operation == "neg") != (b.operation == "neg") else inner
-    return None
+    return _sign_outside(home, node, a, b)
+
+
+def _sign_outside(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
+    """``(-x)*y`` and ``x/(-y)``: the sign of the result, so that the rest may be shared."""
+    if "neg" not in (a.operation, b.operation):
+        return None
+    left, right = (part.arguments[0] if part.operation == "neg" else part for part in (a, b))
+    inner = home.make(Node(node.operation, (left, right), node.dtype), (left, right))
+    return home.negative(inner) if (a.operation == "neg") != (b.operation == "neg") else inner
 
 
 def _added(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
