@@ -82,6 +82,7 @@ def summarize(fitted: Fitted) -> FitRecord:
     solution, data = outcome.solution, setting.data
     kind = kernel.loss_kind
     spread = fitted.covariance
+    quality = _goodness(outcome, kind, setting)
     estimates, names, full = _estimates(outcome, kind, setting, spread)
     return FitRecord(
         model=_model_record(setting),
@@ -92,12 +93,12 @@ def summarize(fitted: Fitted) -> FitRecord:
         status=solution.status.name.lower(),
         success=solution.status.success,
         message=solution.message,
-        warnings=_warnings(outcome, setting, estimates, kernel),
+        warnings=_warnings(outcome, setting, estimates, kernel, quality),
         loss_name=kernel.loss_function.name,
         loss=outcome.loss,
         validation_loss=math.nan if outcome.validation_loss is None else outcome.validation_loss,
         fold_losses=tuple(float(loss) for loss in fold_losses),
-        goodness=_goodness(outcome, kind, setting),
+        goodness=quality,
         n=data.n,
         n_validation=0 if setting.validation is None else setting.validation.n,
         dropped=setting.dropped,
@@ -208,7 +209,7 @@ def _estimates(
 
 def _propagated(spread: Covariance, parameters: Parameters, point: torch.Tensor) -> Floats:
     """Covariance of all numbers, fixed and tied ones included; empty where that of the free ones is not held."""
-    if spread.matrix.shape[0] != len(point):
+    if spread.matrix.shape[0] != len(point) or parameters.all_elements == parameters.free_elements:
         return spread.matrix
     derivative = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()  # type: ignore[no-untyped-call]
     return propagate(spread.matrix, derivative)
@@ -245,13 +246,15 @@ def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
     )
 
 
-def _warnings(outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: AnyKernel) -> tuple[str, ...]:
+def _warnings(
+    outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: AnyKernel, quality: Goodness
+) -> tuple[str, ...]:
     status = outcome.solution.status
     found = [] if status.success else [outcome.solution.message]
     assumed = [estimate.name for estimate in estimates if estimate.assumed]
     if assumed and not status.success:
         found.append(f"no start was given for {_some(assumed)}: the fit began at a guess; pass start=.")
-    found_nothing = _goodness(outcome, kernel.loss_kind, setting).r_squared < LITTLE
+    found_nothing = quality.r_squared < LITTLE
     by_reason: dict[str, list[str]] = {}
     for estimate in estimates:
         if estimate.reason and status.success:
