@@ -123,7 +123,7 @@ def fit(
         What to do when the fit did not succeed: "warn" (FitWarning), "raise" (FitError), "ignore".
     **options
         Of the method: learning_rate, epochs, batch_size, scheduler, averaging, early_stopping, scale and the optimizer's own
-        for gradient descent; max_steps, damping for "lm".
+        for gradient descent; max_steps, radius for "lm".
 
     Returns
     -------

@@ -30,7 +30,7 @@ from gradfit.methods.method import Method, Problem
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
 
-MOST = 256
+MOST = 128
 MOST_WAYS = 32  # numbers of rows a plan keeps a block laid out for
 
 

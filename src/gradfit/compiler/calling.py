@@ -74,7 +74,7 @@ def build(
 
 # Models compiled before, by everything they compute with: what was tried of them then holds for any data.
 KNOWN: dict[Hashable, tuple[Call, ModelCode]] = {}
-MOST_KNOWN = 256
+MOST_KNOWN = 128
 
 
 def _key(kernel: EagerKernel) -> Hashable | None:

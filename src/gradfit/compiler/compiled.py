@@ -345,8 +345,10 @@ def compile_kernel(kernel: EagerKernel, data: Dataset, *, checked: bool = True) 
     """
     if kernel.model.kind == "module":
         raise Untraceable("it is a torch module, which computes with matrices")
-    if kernel.numeric or "one row at a time" in kernel.reason:
+    if kernel.numeric:
         raise Untraceable(kernel.reason.rstrip("."))
+    if "one row at a time" in kernel.reason:
+        raise Untraceable("it may do something else for each row")
     compiled = NativeKernel(kernel, data, kernel.parameters, ModelCode(prediction_row(kernel), loss_row(kernel)))
     if checked:
         _compare(compiled)

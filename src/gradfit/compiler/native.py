@@ -98,7 +98,7 @@ def compiled(key: str, text: Callable[[], str]) -> bytes:
 
 def _object(text: str) -> bytes:
     machine = target().machine
-    module = llvm.parse_assembly(text)
+    module = llvm.parse_assembly(text, llvm.create_context())  # of its own: what the common one knows is never forgotten
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = False  # kernels are written in vectors already
@@ -110,7 +110,7 @@ def _object(text: str) -> bytes:
 def load(objects: Sequence[bytes], names: Sequence[str]) -> Library:
     """Link object files together and find functions in them."""
     with COMPILING:
-        empty = llvm.parse_assembly("")
+        empty = llvm.parse_assembly("", llvm.create_context())
         empty.triple = llvm.get_process_triple()
         engine = llvm.create_mcjit_compiler(empty, _machine())
         for content in objects:

@@ -174,7 +174,16 @@ class _Translation:
 
     def block(self, statements: Sequence[ast.stmt]) -> None:
         for statement in statements:
-            getattr(self, f"do_{type(statement).__name__}")(statement)
+            self.understood("do", statement)(statement)
+
+    def understood(self, way: str, part: ast.stmt | ast.expr) -> Any:
+        """Find what writes a piece of Python."""
+        found = getattr(self, f"{way}_{type(part).__name__}", None)
+        if found is None:
+            raise NotImplementedError(
+                f"{self.tree.name}, line {part.lineno}: {ast.unparse(part)!r} is not in the subset that is translated"
+            )
+        return found
 
     def do_Expr(self, statement: ast.Expr) -> None:
         if isinstance(statement.value, ast.Call):
@@ -302,7 +311,7 @@ class _Translation:
         return value
 
     def expression(self, expression: ast.expr) -> _Value:
-        result: _Value = getattr(self, f"read_{type(expression).__name__}")(expression)
+        result: _Value = self.understood("read", expression)(expression)
         return result
 
     def read_Constant(self, expression: ast.Constant) -> _Number:

@@ -277,7 +277,9 @@ def elements(name: str, tensor: Tensor) -> list[str]:
 
 def dtype_of(tensor: Tensor) -> str:
     """Precision in which a tensor's numbers are held."""
-    return "double" if tensor.dtype in WHOLE else DTYPES[tensor.dtype]
+    if tensor.dtype not in DTYPES and tensor.dtype not in WHOLE:
+        raise Untraceable(f"it uses numbers of type {str(tensor.dtype).removeprefix('torch.')}")
+    return DTYPES.get(tensor.dtype, "double")
 
 
 def _places(tensor: Tensor) -> np.ndarray:
@@ -330,7 +332,8 @@ def _changed(func: Any, args: Any, kwargs: Any) -> Tensor | None:
             found = args[place] if place < len(args) else kwargs.get(argument.name)
             if isinstance(found, Tensor):
                 return found
-    raise Untraceable(f"it uses the torch operator {func._schema.name}, which changes several tensors")
+    name = func._schema.name.partition("::")[2]
+    raise Untraceable(f"it uses the torch operator {name}, which changes several tensors")
 
 
 def _is_view(result: Any, args: Any) -> bool:

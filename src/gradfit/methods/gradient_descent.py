@@ -284,10 +284,9 @@ class GradientDescent:
 class DescentRun:
     """An optimizer at work: torch keeps its state in objects, so a run is one."""
 
-    source = ""
-
     def __init__(self, method: GradientDescent, problem: Problem, loop_reason: str = "") -> None:
         self.method, self.problem, self.loop_reason = method, problem, loop_reason
+        self.source = problem.kernel.code.loss.text if isinstance(problem.kernel, NativeKernel) else ""
         start, dtype = problem.parameters.start, problem.dtype
         self.scaled = method.scale if method.scale is not None else problem.parameters.packed
         units = scaling.diagonal(problem.kernel, start) if self.scaled else scaling.none(len(start))

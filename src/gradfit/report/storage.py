@@ -58,6 +58,7 @@ def from_json(text: str) -> FitRecord:
 
 
 def _record(stored: dict[str, Any]) -> FitRecord:
+    stored = {"source": ""} | stored  # files of the first versions have none
     fields = {field.name: stored[field.name] for field in dataclasses.fields(FitRecord)}
     model, points, diagnosis = fields["model"], fields["points"], fields["diagnosis"]
     p = len(fields["names"])
