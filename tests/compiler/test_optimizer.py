@@ -15,7 +15,7 @@ from row_harness import run_on_torch
 from gradfit.compiler import cache
 from gradfit.compiler import optimizer as tracing
 from gradfit.compiler.graph import Untraceable
-from gradfit.compiler.optimizer import MAX_ELEMENTS, changing, put, trace_update
+from gradfit.compiler.optimizer import MAX_ELEMENTS, put, trace_update
 
 STEPS = 200
 DTYPES = {"double": torch.float64, "single": torch.float32}
@@ -81,6 +81,7 @@ OPTIMIZERS: dict[str, list[dict[str, Any]]] = {
     ],
 }
 CASES = [(name, options) for name, several in OPTIMIZERS.items() for options in several]
+CASES += [(name, {**several[-1], "foreach": True}) for name, several in OPTIMIZERS.items()]
 SINGLE = [(name, options) for name, several in OPTIMIZERS.items() for options in several[:2]]
 
 
@@ -227,10 +228,6 @@ def test_settings_are_put_where_they_belong():
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.25)
 
 
-def test_only_settings_that_change_are_asked_for():
-    assert changing({"momentum": [0.9, 0.8], "lr": [0.1, 0.1], "betas[0]": [0.9, 0.9]}) == ("lr", "momentum")
-
-
 # --- what is refused, and what is not torch's own ----------------------------------------------------------------------
 
 
@@ -375,7 +372,6 @@ REFUSED = {
     "LBFGS": (lambda leaves: torch.optim.LBFGS(leaves), "closure"),
     "SparseAdam": (lambda leaves: torch.optim.SparseAdam(leaves), "does not support dense gradients"),
     "fused": (lambda leaves: torch.optim.Adam(leaves, fused=True), "several tensors"),
-    "foreach": (lambda leaves: torch.optim.SGD(leaves, foreach=True), "several tensors"),
 }
 
 

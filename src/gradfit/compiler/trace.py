@@ -115,6 +115,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.partition("::")[2]
         if any(tensor.is_meta for tensor in _tensors((*args, *kwargs.values()))):
             return func(*args, **kwargs)  # torch asks itself what a result will look like
+        if name.startswith("_foreach_"):
+            return self.one_by_one(name.removeprefix("_foreach_"), args, kwargs)
         given = [tensor for tensor in _tensors((*args, *kwargs.values())) if self.knows(tensor)]
         if name in BRANCHES and given:
             return self.number(func, args)
@@ -130,6 +132,17 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
             self._record(func, name.removesuffix("_"), args, kwargs, result, changed)
         return result
+
+    def one_by_one(self, name: str, args: Any, kwargs: Any) -> list[Tensor] | None:
+        """Do to each of a list of tensors what torch, on a CPU, does to one after the other."""
+        plain, results = name.removesuffix("_"), []
+        with self:
+            for place, tensor in enumerate(args[0]):
+                own = [value[place] if isinstance(value, (list, tuple)) else value for value in args]
+                scaled = {"value": own.pop()} if plain in ("addcmul", "addcdiv") and len(own) == 4 else {}
+                result = getattr(torch.ops.aten, plain)(*own, **kwargs, **scaled)
+                results.append(result if plain == name else tensor.copy_(result))
+        return results if plain == name else None
 
     def number(self, func: Any, args: Any) -> Any:
         """Refuse to give a number out of a watched tensor: Python would branch on it, or compute with it unseen."""
