@@ -154,7 +154,8 @@ def fit(
                 return FitResult(Short(plan.parameters.names, ended, lambda: _long_way(plan, ended, start, seed)))
         if plan is not None:
             train = _arrays_again(plan, arrays, sigma)
-            if _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
+            alike = all(column.ndim == 1 for column in train.columns.values())
+            if alike and _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
                 known = plan.started(start) if known_start else plan.parameters
                 return _fitted(
                     plan.model,

@@ -27,6 +27,7 @@ from gradfit.drivers.short import fits as rows_of
 from gradfit.methods.compiled_descent import loop_of
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.method import Method, Problem
+from gradfit.methods.optimizers import is_plain_value
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
 
@@ -91,12 +92,12 @@ class Plan:
         if start is None:
             return self.parameters
         values = tuple(start.values() if isinstance(start, Mapping) else start)
-        if values not in self._begun:
+        begun = self._begun.get(values)
+        if begun is None:
             begun = self.parameters.started(start)
-            self._begun.clear()
+            self._begun.clear()  # the last one is enough
             self._begun[values] = begun
-            return begun
-        return self._begun[values]
+        return begun
 
 
 class _Memory:
@@ -109,9 +110,10 @@ class _Memory:
 
     def find(self, model: Any, parts: tuple[Any, ...], method: Any) -> tuple[Hashable | None, Plan | None]:
         """Find the plan of a call; and the name under which it may be remembered."""
-        call: Hashable | None = (id(model), parts, method if isinstance(method, str) else id(method))
+        # A function among the parts reads what nobody watches here, and an object may be changed.
+        call: Hashable | None = (id(model), parts, method) if is_plain_value((parts, method)) else None
         try:
-            known = self.calls.get(call)
+            known = None if call is None else self.calls.get(call)
         except TypeError:  # a part that is a dict, a list, an array
             call, known = None, None
         if known is not None and known[0] is model and known[1].same():
@@ -144,8 +146,9 @@ def _shorten(kept: OrderedDict[Hashable, Any]) -> None:
 
 def _name(model: Any, parts: tuple[Any, ...], method: Any) -> Hashable | None:
     """Name a call by the values of its parts; None where that cannot be done."""
-    if isinstance(method, GradientDescent):
-        return None if (found := fingerprint((model, parts))) is None else (found, id(method))  # the plan keeps the object itself
+    if isinstance(method, GradientDescent):  # an object that may be changed: by what it says now
+        found = fingerprint((model, parts, method.settings))
+        return None if found is None else (found, id(method))  # the plan keeps the object itself
     return fingerprint((model, parts, method))
 
 

@@ -21,7 +21,7 @@ def peak(x, a=2.0, mu=0.2, sigma=1.1, b=0.3):
     return a * torch.exp(-0.5 * ((x - mu) / sigma) ** 2) + b
 
 
-def waves(x, c=np.array([1.0, 0.5, -0.3]), k=1.3):  # noqa: B008
+def waves(x, c=np.array([1.0, 0.5, -0.3]), k=1.3):
     return c[0] * x + c[1] * torch.sin(k * x) + c[2] ** 2 * torch.where(x > 0, x, -x)
 
 
@@ -85,7 +85,7 @@ def linear(n_rows):
 
 REFUSED = {
     "a branch": (lambda x, a, b: a * x + b if float(a) > 0 else b - x, "plain number|finite differences"),
-    "a matrix": (lambda x, a, b: torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) * (2 + a), x) + b, "one row|operator"),
+    "a matrix": (lambda x, a, b: torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) * (2 + a), x) + b, "how many rows"),
     "mixed rows": (lambda x, a, b: a * (x - x.mean()) + b, "all rows at once"),
     "an unknown operator": (lambda x, a, b: a * torch.special.i0(x) + b, "operator i0|special_i0"),
 }  # fmt: skip
@@ -132,7 +132,7 @@ def test_a_model_with_a_side_effect_is_run_and_not_compiled():
     seen = []
 
     def watched(x, w, b):
-        seen.append(len(x))
+        seen.append(1)
         return w * x + b
 
     fit = gradfit.fit(watched, *linear(20))

@@ -20,7 +20,7 @@ from gradfit.compiler import descent_code, model_code, native
 from gradfit.compiler.eager import EagerKernel, tensors
 from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.kernel import Linearization
-from gradfit.compiler.row_trace import hessian_row, loss_row, prediction_row
+from gradfit.compiler.row_trace import check_rows, hessian_row, loss_row, prediction_row
 from gradfit.compiler.rows import RowSource
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
@@ -102,6 +102,7 @@ class Context:
         Arrays are copied only where compiled code wants them otherwise.
         """
         kind = NUMPY[dtype]
+        assert all(column.ndim == 1 for column in data.columns.values()), "compiled code reads one number per row"
         if data.block is not None and extra is None and dtype == "double":
             begin, step = address_of(data.block), 8 * data.n
             arrays: tuple[np.ndarray, ...] = (data.block,)
@@ -200,7 +201,8 @@ class NativeKernel:
     @property
     def signal(self) -> float:
         """Mean square of target / sigma."""
-        return float(np.dot(self.offset, self.offset)) / self.n
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.dot(self.offset, self.offset)) / self.n
 
     @property
     def dtype(self) -> torch.dtype:
@@ -349,6 +351,7 @@ def compile_kernel(kernel: EagerKernel, data: Dataset, *, checked: bool = True) 
         raise Untraceable(kernel.reason.rstrip("."))
     if "one row at a time" in kernel.reason:
         raise Untraceable("it may do something else for each row")
+    check_rows(kernel)
     compiled = NativeKernel(kernel, data, kernel.parameters, ModelCode(prediction_row(kernel), loss_row(kernel)))
     if checked:
         _compare(compiled)

@@ -76,6 +76,10 @@ class Library:
     addresses: Mapping[str, int]
     engine: Any = field(repr=False, compare=False)
 
+    def __deepcopy__(self, memo: Any) -> Library:
+        """Stay one: code in memory is not copied."""
+        return self
+
 
 def compiled(key: str, text: Callable[[], str]) -> bytes:
     """Give the object file of a module.
@@ -132,4 +136,9 @@ class Function:
 
     def __init__(self, library: Library, name: str, result: Any, count: int) -> None:
         self.library = library
+        self.name = name
         self.call: Callable[..., Any] = ctypes.CFUNCTYPE(result, *[ctypes.c_void_p] * count)(library.addresses[name])
+
+    def __deepcopy__(self, memo: Any) -> Function:
+        """Stay one: code in memory is not copied."""
+        return self

@@ -44,7 +44,7 @@ MAX_PATHS = 32  # ways through the step
 TRIED_STEPS = 60
 AGREEMENT = {"double": 1e-12, "single": 1e-5}
 TRIVIAL = frozenset([0.0, 1.0, -1.0, 2.0, -2.0, 0.5])  # too common for a number to be known again by
-MAX_ELEMENTS = 64  # the step is written out for each parameter
+MAX_ELEMENTS = 32  # the step is written out for each parameter
 
 
 def trace_update(

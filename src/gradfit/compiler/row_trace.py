@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gradfit.compiler.eager import EagerKernel
-from gradfit.compiler.graph import Untraceable, check
+from gradfit.compiler.graph import Untraceable, check, ordered
 from gradfit.compiler.lower import lower
 from gradfit.compiler.rows import RowSource
 from gradfit.compiler.simplify import simplify
-from gradfit.compiler.trace import DTYPES, elements, record
+from gradfit.compiler.trace import DTYPES, Recorder, elements, record
 
 # No argument of a model has a blank in its name.
 TARGET, SIGMA, ALONG = " target", " target_sigma", "along "
 Named = Mapping[str, Tensor]
+UNCHANGED = nullcontext()
 
 
 def prediction_row(kernel: EagerKernel) -> RowSource:
@@ -27,7 +31,7 @@ def prediction_row(kernel: EagerKernel) -> RowSource:
     Untraceable
         The model is no graph of single numbers; the text says why.
     """
-    return _row_source(kernel.in_precision(torch.float64), "prediction", lambda known: _predict(kernel, known))
+    return _row_source(kernel.in_precision(torch.float64), "prediction", lambda known: _predict(kernel, known), guarded=True)
 
 
 def loss_row(kernel: EagerKernel) -> RowSource:
@@ -57,19 +61,66 @@ def hessian_row(kernel: EagerKernel) -> RowSource:
     return _row_source(kernel, "slope", slope, (TARGET,) if kernel.sigma is None else (TARGET, SIGMA), along=True)
 
 
-def _predict(kernel: EagerKernel, known: Named) -> Tensor:
+def check_rows(kernel: EagerKernel) -> None:
+    """Refuse a model whose rows depend on each other, or on how many there are.
+
+    A mean over the one row that is traced is that row: only with two rows does it show.
+    """
+    recorder, example = Recorder(), _example(kernel, (), along=False)
+    rows = {name: torch.stack([column[0], column[-1]]) for name, column in kernel.columns.items()}
+    mode = _Counting(recorder, frozenset(kernel.columns))
+    graph = record(lambda **known: _predict(kernel, known, mode), example | rows, recorder=recorder)
+    if len(graph.outputs) != 2:
+        raise Untraceable(f"it gives {len(graph.outputs)} values for two rows")
+    for own, output in enumerate(graph.outputs):
+        others = {f"{name}[{1 - own}]" for name in kernel.columns}
+        if any(node.operation == "input" and node.value in others for node in ordered([output])):
+            raise Untraceable("it gives other values for all rows at once than for each row by itself")
+
+
+class _Counting(TorchFunctionMode):
+    """Refuses to tell a model how many rows its data have: code compiled for a few would serve many."""
+
+    def __init__(self, recorder: Recorder, names: frozenset[str]) -> None:
+        super().__init__()
+        self.recorder, self.names = recorder, names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Look at what asks for a size."""
+        if func in SIZES and self.recorder.knows(args[0]) and args[0].dim():
+            inputs = [node.value for node in ordered(self.recorder.read(args[0]).reshape(-1)) if node.operation == "input"]
+            if any(str(name).endswith(("[0]", "[1]")) and str(name)[:-3] in self.names for name in inputs):
+                raise Untraceable("it looks at how many rows there are")
+        return func(*args, **(kwargs or {}))
+
+
+SIZES = frozenset([Tensor.__len__, Tensor.size, Tensor.numel, Tensor.nelement, Tensor.shape.__get__])  # type: ignore[attr-defined]
+
+
+def _predict(kernel: EagerKernel, known: Named, mode: AbstractContextManager[Any] = UNCHANGED) -> Tensor:
     """Call the model on one row; tied parameters are computed from the others."""
     values = dict(known)
     for name, tie in kernel.parameters.ties.items():
         values[name] = tie(values)
-    prediction = kernel.call(**{name: values[name] for name in (*kernel.columns, *kernel.parameters.names)})
+    with mode:
+        prediction = _called(kernel, values)
     if not isinstance(prediction, Tensor):
         raise Untraceable("it gives no tensor for one row")
     return prediction
 
 
+def _called(kernel: EagerKernel, values: Named) -> Any:
+    return kernel.call(**{name: values[name] for name in (*kernel.columns, *kernel.parameters.names)})
+
+
 def _row_source(
-    kernel: EagerKernel, output: str, compute: Callable[[Named], Tensor], extra: Sequence[str] = (), *, along: bool = False
+    kernel: EagerKernel,
+    output: str,
+    compute: Callable[[Named], Tensor],
+    extra: Sequence[str] = (),
+    *,
+    along: bool = False,
+    guarded: bool = False,
 ) -> RowSource:
     example = _example(kernel, extra, along=along)
     specs = kernel.parameters.specs
@@ -87,7 +138,7 @@ def _row_source(
             slopes = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
         return [result, *(torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, leaves, strict=True))]
 
-    graph = simplify(record(value_and_slopes, example))
+    graph = simplify(record(value_and_slopes, example), guarded=guarded)
     check(graph)
     numbers, known = ([element for name in names for element in elements(name, example[name])] for names in (free, fixed))
     outputs = (output, *(f"d_{number}" for number in numbers))

@@ -16,6 +16,7 @@ single(double(x))           x, if it was single
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -25,9 +26,14 @@ from gradfit.compiler.graph import Graph, Node, constant
 COMMUTE = frozenset(["add", "mul", "and", "or", "xor", "eq", "ne"])
 
 
-def simplify(graph: Graph) -> Graph:
-    """Simplify a graph; its inputs stay, used or not."""
-    home = _Home()
+def simplify(graph: Graph, *, guarded: bool = False) -> Graph:
+    """Simplify a graph; its inputs stay, used or not.
+
+    ``guarded``: a factor of ``where(c, slope, 0)`` goes inside the choice. Backwards, autograd multiplies the 0 of a branch that was not
+    taken by what the branch would have given, and where that is infinite makes NaN of it; forwards it does not. A Jacobian is
+    wanted as forwards.
+    """
+    home = _Home(guarded)
     new: dict[Node, Node] = {node: node for node in graph.inputs}
     for node in graph.nodes():
         if node not in new:
@@ -38,8 +44,9 @@ def simplify(graph: Graph) -> Graph:
 class _Home:
     """Keeps one node for each operation on the same arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, guarded: bool = False) -> None:
         self.known: dict[object, Node] = {}
+        self.guarded = guarded
 
     def make(self, node: Node, arguments: tuple[Node, ...]) -> Node:
         """Give the simplest node that computes ``node`` from simplified arguments."""
@@ -63,6 +70,14 @@ class _Home:
             return inner.arguments[0]
         return self.node("neg", (inner,), inner.dtype)
 
+    def product(self, a: Node, b: Node) -> Node:
+        """Give ``a * b``."""
+        return self.make(Node("mul", (a, b), a.dtype), (a, b))
+
+    def quotient(self, a: Node, b: Node) -> Node:
+        """Give ``a / b``."""
+        return self.make(Node("div", (a, b), a.dtype), (a, b))
+
     def constant(self, value: float | bool, dtype: str) -> Node:
         """Give the one node of a constant; 0 and -0 are two."""
         bits = "nan" if value != value else (value, math.copysign(1.0, value))
@@ -84,6 +99,8 @@ def _product(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
             return other
         if _is(one, -1.0):
             return home.negative(other)
+        if home.guarded and (inside := _inside(home, one, functools.partial(home.product, other))) is not None:
+            return inside
     return _sign_outside(home, node, a, b)
 
 
@@ -92,7 +109,21 @@ def _quotient(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
         return a
     if _is(b, -1.0):
         return home.negative(a)
+    if home.guarded and (inside := _inside(home, a, lambda part: home.quotient(part, b))) is not None:
+        return inside
     return _sign_outside(home, node, a, b)
+
+
+def _inside(home: _Home, chosen: Node, scaled: Callable[[Node], Node]) -> Node | None:
+    """``where(c, slope, 0)`` with a factor: the factor on the branch that is taken."""
+    if chosen.operation != "where":
+        return None
+    condition, value, otherwise = chosen.arguments
+    if otherwise.operation == "constant" and otherwise.value == 0:
+        return home.node("where", (condition, scaled(value), otherwise), chosen.dtype)
+    if value.operation == "constant" and value.value == 0:
+        return home.node("where", (condition, value, scaled(otherwise)), chosen.dtype)
+    return None
 
 
 def _sign_outside(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
@@ -125,7 +156,8 @@ def _subtracted(home: _Home, node: Node, a: Node, b: Node) -> Node | None:
 
 
 def _negated(home: _Home, node: Node, a: Node) -> Node | None:
-    return home.negative(a)
+    inside = _inside(home, a, home.negative) if home.guarded else None
+    return home.negative(a) if inside is None else inside
 
 
 def _chosen(home: _Home, node: Node, condition: Node, value: Node, otherwise: Node) -> Node | None:

@@ -231,7 +231,7 @@ class _Closed(TorchFunctionMode):
 
 
 MAX_CONSTANTS = 10_000
-MAX_NODES = 20_000  # a graph beyond would take minutes to compile
+MAX_NODES = 5_000  # a graph beyond would take minutes to compile
 
 
 def record(

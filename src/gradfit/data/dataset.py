@@ -117,8 +117,9 @@ def plain_rows(inputs: Sequence[str], target: str, arrays: Sequence[Any]) -> Dat
     if not 0 < n <= PLAIN_ROWS:
         return None
     block = np.array(arrays)
-    if not math.isfinite(block.sum()):  # also where the sum overflows: then each number is looked at
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not math.isfinite(block.sum()):  # also where the sum overflows: then each number is looked at
+            return None
     *columns, values = block
     return Dataset(dict(zip(inputs, columns, strict=True)), values, target, None, np.arange(n), block=block)
 

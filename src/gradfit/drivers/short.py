@@ -102,7 +102,8 @@ class Way:
         theta[:] = start
         if self.descend is not None:
             target = block[place - n : place]
-            block[at["ceiling"]] = DIVERGED_FACTOR * float(np.dot(target, target)) / n
+            with np.errstate(over="ignore", invalid="ignore"):
+                block[at["ceiling"]] = DIVERGED_FACTOR * float(np.dot(target, target)) / n
             if self.descend.call(base + 8 * at["descent"]) != self.epochs:
                 return None
         if self.solve.call(job) != marquardt.CONVERGED:

@@ -164,7 +164,7 @@ class GradientDescent:
         self.scale = scale
         self.options = known_options(self.optimizer, options)
         self.needs_closure = needs_closure(self.optimizer)
-        self._schedules: dict[tuple[float, int, bool], Schedule] = {}
+        self._schedules: dict[object, Schedule] = {}
         known = identity(self.optimizer, self.options)
         if known is None or not was_tried(known):
             self._try_out()
@@ -200,14 +200,20 @@ class GradientDescent:
 
     def schedule(self, rate: float, batches: int, *, scaled: bool) -> Schedule:
         """Give the learning rates of all epochs; found again for the same rate, unless the scheduler looks at the loss."""
-        key = (rate, batches, scaled)
-        if key not in self._schedules:
-            made = Schedule(self, rate, batches, scaled=scaled)
-            if made.plateau is not None or (callable(self.scheduler) and not isinstance(self.scheduler, type)):
-                return made
+        plain = identity(self.optimizer, {**self.options, **self.scheduler_options})
+        if plain is None or not (self.scheduler is None or isinstance(self.scheduler, type)):
+            return Schedule(self, rate, batches, scaled=scaled)
+        key = (rate, batches, scaled, plain, self.scheduler, self.max_steps)
+        known = self._schedules.get(key)
+        if known is None or known.plateau is not None:
             self._schedules.clear()  # the last one is enough
-            self._schedules[key] = made
-        return self._schedules[key]
+            known = self._schedules[key] = Schedule(self, rate, batches, scaled=scaled)
+        return known
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that was set, by name."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     def effective_options(self, *, scaled: bool) -> dict[str, Any]:
         """Options of the optimizer: the user's, and those that scaled units need."""

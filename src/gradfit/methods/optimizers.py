@@ -128,13 +128,16 @@ def known_options(optimizer: type[Optimizer], options: Mapping[str, Any]) -> dic
 
 def identity(optimizer: type[Optimizer], options: Mapping[str, Any]) -> str | None:
     """Name an optimizer of torch's own with plain options, so that what was found of it can be kept; else None."""
-    if not optimizer.__module__.startswith("torch.optim") or not all(map(_plain, options.values())):
+    if not optimizer.__module__.startswith("torch.optim") or not all(map(is_plain_value, options.values())):
         return None
     return f"{optimizer.__qualname__}({', '.join(f'{name}={options[name]!r}' for name in sorted(options))})"
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, str, type(None))) or (isinstance(value, tuple) and all(map(_plain, value)))
+def is_plain_value(value: Any) -> bool:
+    """Whether a value is a number, a text, None, or made of these: it cannot change."""
+    return isinstance(value, (bool, int, float, str, type(None))) or (
+        isinstance(value, tuple) and all(map(is_plain_value, value))
+    )
 
 
 _TRIED: set[str] = set()

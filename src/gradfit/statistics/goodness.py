@@ -42,11 +42,12 @@ class Goodness:
 def goodness(residual: Floats, target: Floats, sigma: Floats | None, *, parameters: int, absolute: bool) -> Goodness:
     """Compute the numbers above from residuals in units of sigma, (n,)."""
     n, k = len(residual), parameters
-    weight = np.ones(n) if sigma is None else 1 / sigma**2
+    weight = np.ones(n) if sigma is None else 1 / sigma
     chi_square = float(residual @ residual)
-    total = float(weight @ (target - np.average(target, weights=weight)) ** 2)
+    relative = weight / weight.max()  # a sigma of 1e200 has a square beyond all numbers
+    total = float(np.sum((weight * (target - np.average(target, weights=relative**2))) ** 2))
     # A constant target leaves only rounding here, and a ratio to rounding says nothing.
-    varied = total > n * (np.finfo(float).eps * float(np.sqrt(weight).max() * np.abs(target).max())) ** 2
+    varied = total > n * (np.finfo(float).eps * float(weight.max() * np.abs(target).max())) ** 2
     likelihood = chi_square if absolute else (n * math.log(chi_square / n) if chi_square > 0 else -math.inf)
     aic = likelihood + 2 * k
     return Goodness(
