@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.linalg.blas import ddot
 
 from gradfit.compiler.compiled import ModelCode, address_of
 from gradfit.compiler.descent_code import JOB_WORDS
@@ -102,8 +103,7 @@ class Way:
         theta[:] = start
         if self.descend is not None:
             target = block[place - n : place]
-            with np.errstate(over="ignore", invalid="ignore"):
-                block[at["ceiling"]] = DIVERGED_FACTOR * float(np.dot(target, target)) / n
+            block[at["ceiling"]] = DIVERGED_FACTOR * ddot(target, target) / n
             if self.descend.call(base + 8 * at["descent"]) != self.epochs:
                 return None
         if self.solve.call(job) != marquardt.CONVERGED:
