@@ -102,19 +102,23 @@ def compiled(key: str, text: Callable[[], str]) -> bytes:
 
 def _object(text: str) -> bytes:
     machine = target().machine
-    module = llvm.parse_assembly(text, llvm.create_context())  # of its own: what the common one knows is never forgotten
+    context = llvm.create_context()  # of its own: what the common one knows is never forgotten
+    module = llvm.parse_assembly(text, context)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = False  # kernels are written in vectors already
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
-    return bytes(machine.emit_object(module))
+    content = bytes(machine.emit_object(module))
+    module.close()  # before its context
+    return content
 
 
 def load(objects: Sequence[bytes], names: Sequence[str]) -> Library:
     """Link object files together and find functions in them."""
     with COMPILING:
-        empty = llvm.parse_assembly("", llvm.create_context())
+        # In LLVM's common context: an engine may be thrown away after everything it points to, and must find its own still there.
+        empty = llvm.parse_assembly("")
         empty.triple = llvm.get_process_triple()
         engine = llvm.create_mcjit_compiler(empty, _machine())
         for content in objects:
