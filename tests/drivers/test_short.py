@@ -104,6 +104,12 @@ def test_a_fit_that_does_not_converge_says_so():
         assert gradfit.fit(decay, *data(), start=START | {"k": -1e4}).status == "not_finite"
 
 
+def test_steps_are_counted_on_the_short_way_too():
+    for _ in range(2):
+        assert fitted(max_steps=2, on_failure="ignore").status == "not_converged"
+        assert fitted(max_steps=50).success
+
+
 def test_a_parameter_without_effect_is_refused_also_when_the_model_is_known():
     def model(x, a, b):
         return a * x + b * torch.relu(x - 2)

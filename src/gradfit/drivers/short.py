@@ -33,6 +33,7 @@ from gradfit.typing import Floats
 
 MOST_ROWS = 10_000
 MOST_HISTORY = 1_000_000  # numbers
+MOST_STEPS = 64  # of Levenberg-Marquardt
 MOST_WORK = 10_000_000  # row-epochs: the long way, gone later, should not be felt
 FLOAT64 = np.dtype(np.float64)
 
@@ -137,7 +138,7 @@ def way(code: ModelCode, method: Any, n: int, p: int, loop: Loop | None, schedul
     if not p < n <= MOST_ROWS or len(code.prediction.fixed):
         return None
     if isinstance(method, LevenbergMarquardt):
-        return _laid_out(code, n, p, 0, 64, method.radius, None, None)
+        return _laid_out(code, n, p, 0, min(MOST_STEPS, method.max_steps), method.radius, None, None)
     plain = isinstance(method, GradientDescent) and method.scale is False and method.batch_size is None
     if not plain or loop is None or schedule is None or schedule.plateau is not None or method.averaging or method.early_stopping:
         return None
