@@ -21,9 +21,8 @@ from gradfit.compiler.compiled import ModelCode, NativeKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.fingerprint import Watch, fingerprint
 from gradfit.compiler.graph import Untraceable
-from gradfit.data.dataset import Dataset
+from gradfit.data.dataset import Dataset, plain_length
 from gradfit.drivers.short import Ended, Way, way
-from gradfit.drivers.short import fits as rows_of
 from gradfit.methods.compiled_descent import loop_of
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.method import Method, Problem
@@ -61,7 +60,7 @@ class Plan:
 
     def short(self, arrays: tuple[Any, ...], start: Any) -> Ended | None:
         """Go the short way; None where the long one must be gone."""
-        n = rows_of(arrays)
+        n = plain_length(arrays)
         if n not in self._ways:
             self._ways[n] = self._way(n)
         way = self._ways[n]

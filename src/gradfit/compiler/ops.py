@@ -279,10 +279,6 @@ def _signbit(x: Node) -> Node:
     return apply("copysign", constant(1.0, x.dtype), x) < 0.0
 
 
-def _sign_or_nan(x: Node) -> Node:
-    return sign(x)
-
-
 def _unary(name: str, domain: Interval = REAL) -> Op:
     return Op(_function(name), (domain,))
 
@@ -377,8 +373,8 @@ OPS: Mapping[str, Op] = {
     ),
     # steps
     "abs": _unary("abs"),
-    "sign": Op(_sign_or_nan, (REAL,)),
-    "sgn": Op(_sign_or_nan, (REAL,)),
+    "sign": _unary("sign"),
+    "sgn": _unary("sign"),
     "signbit": Op(_signbit, (REAL,)),
     "copysign": Op(_copysign, (REAL, REAL)),
     "heaviside": Op(_heaviside, (REAL, REAL)),

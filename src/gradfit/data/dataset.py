@@ -109,11 +109,7 @@ def plain_rows(inputs: Sequence[str], target: str, arrays: Sequence[Any]) -> Dat
 
     The short way for the usual case, finite float64 arrays of one length: a small fit takes less time than the long way.
     """
-    n = len(arrays[-1]) if type(arrays[-1]) is np.ndarray else 0
-    shape = (n,)
-    for array in arrays:
-        if type(array) is not np.ndarray or array.dtype is not FLOAT64 or array.shape != shape:
-            return None
+    n = plain_length(arrays)
     if not 0 < n <= PLAIN_ROWS:
         return None
     block = np.array(arrays)
@@ -125,6 +121,18 @@ def plain_rows(inputs: Sequence[str], target: str, arrays: Sequence[Any]) -> Dat
 
 
 FLOAT64 = np.dtype(np.float64)
+
+
+def plain_length(arrays: Sequence[Any]) -> int:
+    """Length of plain arrays, one-dimensional float64 of one length; 0 where they need a closer look."""
+    n = len(arrays[-1]) if type(arrays[-1]) is np.ndarray else 0
+    shape = (n,)
+    for array in arrays:
+        if type(array) is not np.ndarray or array.dtype is not FLOAT64 or array.shape != shape:
+            return 0
+    return n
+
+
 PLAIN_ROWS = 10_000  # beyond, a second copy would cost memory
 
 

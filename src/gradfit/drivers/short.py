@@ -27,7 +27,7 @@ from gradfit.methods import marquardt
 from gradfit.methods.compiled_descent import Loop, Schedule
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
-from gradfit.methods.solving import EXACT_RANK, JOB, solver_of
+from gradfit.methods.solving import EXACT_RANK, INVOLVED, JOB, solver_of
 from gradfit.methods.stopping import ARRIVED, DIVERGED_FACTOR
 from gradfit.typing import Floats
 
@@ -35,7 +35,6 @@ MOST_ROWS = 10_000
 MOST_HISTORY = 1_000_000  # numbers
 MOST_STEPS = 64  # of Levenberg-Marquardt
 MOST_WORK = 10_000_000  # row-epochs: the long way, gone later, should not be felt
-FLOAT64 = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -116,21 +115,11 @@ class Way:
         history = block[at["history"] : at["history"] + steps * (2 + 2 * p)].reshape(steps, 2 + 2 * p)
         inverse = block[at["inverse"] : at["inverse"] + (p + 1) * (p + 2)].reshape(p + 1, p + 2)[:p, :p]
         still = block[at["undetermined"] : at["undetermined"] + p].tolist()
-        if max(still) > 1e-6:
+        if max(still) > INVOLVED:
             return None
         rates = None if self.schedule is None else self.schedule.table[:, 0]
         fitted = block[: n * len(arrays)].reshape(len(arrays), n)
         return Ended(theta, inverse, numbers[marquardt.SUM] / (n - p), history, rates, fitted)
-
-
-def fits(arrays: Sequence[Any]) -> int:
-    """How many rows plain arrays have; 0 where they need a closer look."""
-    n = len(arrays[-1]) if type(arrays[-1]) is np.ndarray else 0
-    shape = (n,)
-    for array in arrays:
-        if type(array) is not np.ndarray or array.dtype is not FLOAT64 or array.shape != shape:
-            return 0
-    return n
 
 
 def way(code: ModelCode, method: Any, n: int, p: int, loop: Loop | None, schedule: Schedule | None) -> Way | None:

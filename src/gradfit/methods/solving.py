@@ -26,6 +26,7 @@ from gradfit.typing import Floats
 
 EXACT_RANK = float(np.finfo(np.float64).eps)  # times max(n, p): rounding of an exact Jacobian
 NUMERIC_RANK = 1e-8  # finite differences carry about ten digits
+INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
 JOB = 11  # words
 
 

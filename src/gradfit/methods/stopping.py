@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from numbers import Integral, Real
 
+from gradfit.compiler.descent_code import GROWTH
 from gradfit.errors import OptionError
 
-DIVERGED_FACTOR = 1e10  # a loss this many times its start will not come back
+DIVERGED_FACTOR = GROWTH  # a loss this many times its start will not come back
 ARRIVED = 0.01  # standard errors: a distance nobody can see in the result
 
 

@@ -26,10 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradfit.compiler.kernel import Linearization
-from gradfit.methods.solving import NUMERIC_RANK, Conclusion
+from gradfit.methods.solving import INVOLVED, NUMERIC_RANK, Conclusion
 from gradfit.typing import Floats
-
-INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
 
 
 @dataclass(frozen=True)
