@@ -15,7 +15,8 @@ import torch
 
 from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
-from gradfit.compiler.compiled import AnyKernel, NativeKernel
+from gradfit.compiler.compiled import NativeKernel
+from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset, plain_rows
 from gradfit.data.sources import Table, read
@@ -57,6 +58,7 @@ def fit(
     tied: Mapping[str, str | Callable[..., Any]] | None = None,
     sigma: Any = None,
     absolute_sigma: bool = False,
+    weights: Any = None,
     loss: str | Callable[..., Any] = "squared",
     f_scale: float | None = None,
     method: str | type[torch.optim.Optimizer] | Method | None = None,
@@ -89,10 +91,13 @@ def fit(
     bounds, fixed, tied
         ``{"w": (0, None)}``, ``{"b": 0.0}`` or ``["b"]``, ``{"b": "2*w"}``.
     sigma, absolute_sigma
-        Standard deviation of the target: a number, one per point, or a column's name. Relative weights, unless
-        ``absolute_sigma``: then errors in the target's units; as in scipy.
+        Standard deviation of the target: a number, one per point, or a column's name; or the covariance matrix of the points,
+        (n, n). Relative weights, unless ``absolute_sigma``: then errors in the target's units; as in scipy.
+    weights
+        How much each row's loss counts, one per point or a column's name: the weighted mean of the losses is minimised, and only the
+        ratios of weights matter. For squared residuals as ``sigma = weights ** -0.5``. Not together with sigma.
     loss, f_scale
-        "squared", "huber", "soft_l1", "cauchy", "poisson", or a function of (prediction, target); ``f_scale``: the residual
+        "squared", "huber", "soft_l1", "cauchy", "arctan", "poisson", or a function of (prediction, target); ``f_scale``: the residual
         from which a robust loss bends.
     method
         "lm" (default for functions and formulas), "linear", an optimizer of torch.optim by name or class ("adam" is the
@@ -137,11 +142,11 @@ def fit(
         The fit failed and ``on_failure="raise"``.
     """
     _check_choices(engine, on_failure, seed, every, out)
-    if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool):
+    if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool) or isinstance(weights, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
     shown = (every, out, progress)
     planned = None
-    if data is None and validation is None and folds is None and missing == "raise":
+    if data is None and validation is None and folds is None and missing == "raise" and weights is None and not _is_matrix(sigma):
         known_start = start is None or is_plain(start)
         parts = (
             len(arrays), target, names_of(start) if known_start else start, bounds, fixed, tied, sigma is None, absolute_sigma, loss,
@@ -173,7 +178,7 @@ def fit(
     table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
-    rows = dataset(table, described.data_names, described.target, sigma=sigma, missing=missing)
+    rows = dataset(table, described.data_names, described.target, sigma=sigma, weights=weights, missing=missing)
     train, held_out = _split(rows, validation, seed, described, missing, encoding)
     known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
     _check_enough(train, known, described)
@@ -183,7 +188,8 @@ def fit(
     kernel = calling.build(described, known, train, measure, dtype=precision, engine=engine)
     parted = () if folds is None else _folds(train, folds, seed, held_out, known, described)
     if absolute_sigma and sigma is None:
-        raise OptionError("absolute_sigma says that sigma are measured errors, and no sigma was given; pass sigma=.")
+        given = "weights were" if weights is not None else "no sigma was"
+        raise OptionError(f"absolute_sigma says that sigma are measured errors, and {given} given; pass sigma=.")
     if isinstance(kernel, NativeKernel) and measure.kind == "least_squares":
         MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, kernel.code))
     return _fitted(described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown)
@@ -330,6 +336,11 @@ def _unknown_option(name: str, method: str, known: list[str]) -> str:
     return unknown(f"option of method {method!r},", name, known, f"Did you mean {near[0]!r}?" if near else "")
 
 
+def _is_matrix(sigma: Any) -> bool:
+    """Whether sigma is a covariance matrix rather than standard deviations."""
+    return sigma is not None and not isinstance(sigma, str) and np.ndim(sigma) == 2
+
+
 def _named(*given: Any) -> set[str]:
     """Names the call speaks of as parameters."""
     return {
@@ -397,9 +408,12 @@ def _split(
     if isinstance(validation, (Mapping, str, os.PathLike)) or hasattr(validation, "columns"):
         own = dataset(read(validation, encoding=encoding), model.data_names, model.target, missing=missing)
         if rows.sigma is not None:
-            raise DataError("a validation set of its own has no sigma; with sigma pass validation as a fraction or row numbers.")
+            given = "weights" if rows.weighted else "sigma"
+            raise DataError(
+                f"a validation set of its own has no {given}; with {given} pass validation as a fraction or row numbers."
+            )
         return rows, own
-    source_rows = rows.n + rows.dropped
+    source_rows = rows.n + rows.dropped + rows.weightless
     train, held_out = split(rows.n, validation, seed=seed, row_numbers=rows.row_numbers, source_rows=source_rows)
     return rows.rows(train), rows.rows(held_out)
 

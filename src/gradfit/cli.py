@@ -49,7 +49,8 @@ def fit(
     tie: Annotated[list[str] | None, typer.Option(help='"b=2*w" computes a parameter from others; may be repeated')] = None,
     sigma: Annotated[str | None, typer.Option(help="Column with the standard deviation of the target, or one number.")] = None,
     absolute_sigma: Annotated[bool, typer.Option("--absolute-sigma", help="sigma are measured errors, not weights.")] = False,
-    loss: Annotated[str, typer.Option(help="squared, huber, soft_l1, cauchy, poisson")] = "squared",
+    weights: Annotated[str | None, typer.Option(help="Column with how much each row counts; not together with --sigma.")] = None,
+    loss: Annotated[str, typer.Option(help="squared, huber, soft_l1, cauchy, arctan, poisson")] = "squared",
     f_scale: Annotated[float | None, typer.Option(help="Residual from which a robust loss bends.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of gradient descent.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
@@ -68,6 +69,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of the split, the folds and the mini-batches.")] = 0,
     missing: Annotated[str, typer.Option(help="raise, or drop rows with missing values")] = "raise",
     dtype: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
+    engine: Annotated[str, typer.Option(help="auto; native: an error where the model cannot be compiled; torch")] = "auto",
     encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
     every: Annotated[int | None, typer.Option(help="Print a training line every so many steps, to stderr.")] = None,
     save: Annotated[str | None, typer.Option(help="Write the result as JSON.")] = None,
@@ -91,8 +93,8 @@ def fit(
     result = api.fit(
         what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
         fixed=_numbers(fix, "--fix"), tied=_pairs(tie, "--tie") or None, sigma=_sigma(sigma),
-        absolute_sigma=absolute_sigma, loss=loss, f_scale=f_scale, validation=_validation(validation), folds=folds, seed=seed,
-        missing=missing, dtype=dtype, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
+        absolute_sigma=absolute_sigma, weights=weights, loss=loss, f_scale=f_scale, validation=_validation(validation),
+        folds=folds, seed=seed, missing=missing, dtype=dtype, engine=engine, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
         **given, **extra,
     )  # fmt: skip
     _show(result, json=json, html=html, plot=plot, save=save)

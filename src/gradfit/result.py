@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradfit.compiler.compiled import AnyKernel, NativeKernel
+from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
@@ -464,7 +464,7 @@ def _row_graph(predictor: EagerKernel, columns: Mapping[str, Floats], values: Ma
 
 def predictor_for(record: FitRecord, given: AnyKernel) -> EagerKernel:
     """Give a kernel whose start is the solution, all parameters free."""
-    kernel = given.eager if isinstance(given, NativeKernel) else given
+    kernel = given.eager
     flat = iter(estimate.value for estimate in record.estimates)
     fitted = {
         name: Parameter(start=np.array([next(flat) for _ in range(math.prod(shape))]).reshape(shape))

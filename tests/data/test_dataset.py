@@ -160,7 +160,7 @@ def test_a_column_is_asked_for_once():
         (0, "zero or negative in 2 of 2 rows"),
         ([1, -1], r"1 of 2 rows \(row 2\)"),
         ([1, 2, 3], "3 values for 2 points"),
-        (np.eye(2), "not a covariance matrix"),
+        (np.ones((2, 2)), "not positive definite"),
         ([1, np.nan], r"sigma 1 \(row 2\)"),
         ("s", "unknown column 's'"),
         (1j, "complex"),

@@ -180,11 +180,22 @@ def test_a_value_that_makes_no_sense_is_refused(option, value, t_u, t_c):
         gradfit.fit("t_c = w*t_u + b", data={"t_u": t_u, "t_c": t_c}, **{option: value})
 
 
+@pytest.mark.parametrize("bounds", [{"w": (None, 0.5)}, {"b": (-10, None)}, {"w": (0.4, 0.5), "b": (-1, 3)}, {"w": (0, 1)}])
+def test_the_closed_form_within_bounds_is_the_minimum_there(t_u, t_c, bounds):
+    data = {"t_u": t_u, "t_c": t_c}
+    closed, stepped = (
+        gradfit.fit("t_c = w*t_u + b", data=data, start={"w": 0.5, "b": 0}, bounds=bounds, method=method)
+        for method in ("linear", "lm")
+    )
+    assert closed.success
+    np.testing.assert_allclose(list(closed.values.values()), list(stepped.values.values()), rtol=1e-9)
+    assert [p.at_bound for p in closed.params.values()] == [p.at_bound for p in stepped.params.values()]
+    np.testing.assert_allclose(closed.covariance, stepped.covariance, rtol=1e-7)
+
+
 def test_the_closed_form_refuses_what_is_not_linear(t_u, t_c):
     data = {"t_u": t_u, "t_c": t_c}
     with pytest.raises(gradfit.ModelError, match="not linear"):
         gradfit.fit("t_c = exp(w*t_u) + b", data=data, start={"w": 0.01, "b": 1}, method="linear")
-    with pytest.raises(gradfit.ParameterError, match="no bounds"):
-        gradfit.fit("t_c = w*t_u + b", data=data, bounds={"w": (0, None)}, method="linear")
     with pytest.raises(gradfit.OptionError, match="squared"):
         gradfit.fit("t_c = w*t_u + b", data=data, loss="huber", method="linear")

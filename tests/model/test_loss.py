@@ -42,10 +42,12 @@ def numbers(fit):
 @pytest.mark.parametrize("sigma", [None, SIGMA], ids=["no sigma", "sigma"])
 def test_a_robust_fit_is_that_of_scipy(name, f_scale, sigma):
     weight = 1.0 if sigma is None else 1 / sigma
+    # arctan is bounded and has many minima: both begin near the best one
+    start = np.ones(3) if name != "arctan" else numbers(gradfit.fit(decay, X, Y, loss="huber", f_scale=f_scale, sigma=sigma))
     theirs = scipy.optimize.least_squares(
-        lambda theta: (decay_of(theta) - Y) * weight, np.ones(3), loss=name, f_scale=f_scale, ftol=1e-15, xtol=1e-15, gtol=1e-15
+        lambda theta: (decay_of(theta) - Y) * weight, start, loss=name, f_scale=f_scale, ftol=1e-15, xtol=1e-15, gtol=1e-15
     )
-    ours = gradfit.fit(decay, X, Y, loss=name, f_scale=f_scale, sigma=sigma)
+    ours = gradfit.fit(decay, X, Y, start=start.tolist(), loss=name, f_scale=f_scale, sigma=sigma)
     assert ours.success
     assert_allclose(ours.loss * len(X) / 2, theirs.cost, rtol=1e-12)
     assert_allclose(numbers(ours), theirs.x, rtol=1e-6)
@@ -62,7 +64,7 @@ def test_gauss_newton_rows_have_the_gradient_of_the_loss(name):
     assert (rows.weight > 0).all()
 
 
-@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("name", [name for name in ROBUST if name != "arctan"])  # bounded: far rows do not pull
 @pytest.mark.parametrize("start", [[1.0, 1.0], [0.5, -17.0], [-3.0, 400.0]])
 def test_a_robust_line_is_found_from_anywhere_also_where_every_row_is_an_outlier(name, start, t_u, t_c):
     fit = gradfit.fit("t_c = w*t_u + b", data={"t_u": t_u, "t_c": t_c}, loss=name, f_scale=1.5, start=start)

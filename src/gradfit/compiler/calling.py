@@ -16,14 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gradfit.compiler.bridge import Untranslatable, on_tensors
-from gradfit.compiler.compiled import AnyKernel, ModelCode, NativeKernel, compile_kernel
+from gradfit.compiler.compiled import ModelCode, NativeKernel, compile_kernel
+from gradfit.compiler.correlated import AnyKernel, CorrelatedKernel
 from gradfit.compiler.eager import Call, EagerKernel, tensors
 from gradfit.compiler.fingerprint import fingerprint, outside, side_effect
 from gradfit.compiler.graph import Untraceable
@@ -34,6 +35,7 @@ from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
+SomeKernel = TypeVar("SomeKernel", bound=AnyKernel)
 AGREEMENT = 1e-3  # between a derivative and its finite difference in float64; a lost gradient is off by the whole
 SHRINKING = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # trial steps, until two agree: some models turn many times in a small step
 CHECKED_ROWS = 1000
@@ -55,21 +57,30 @@ def build(
     ModelError
         The model raises, gives a wrong shape or type, changes its data, or does not depend on a parameter.
     """
+    if data.covariance is not None:
+        return CorrelatedKernel(depending(alone(model, parameters, data.independent(), loss, dtype=dtype, engine=engine)), data)
+    return depending(alone(model, parameters, data, loss, dtype=dtype, engine=engine))
+
+
+def alone(
+    model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype, engine: str
+) -> EagerKernel | NativeKernel:
+    """Build the kernel for rows that are independent of each other, whether or not every parameter has an effect."""
     plain = EagerKernel(model.in_precision(dtype), parameters, loss, model.function, **tensors(data, dtype))
     key = None if engine == "torch" else _key(plain)
     if key is not None and key in KNOWN:
         call, code = KNOWN[key]
-        return depending(NativeKernel(replace(plain, call=call), data, parameters, code))
+        return NativeKernel(replace(plain, call=call), data, parameters, code)
     before = outside(model.function)
     eager = _way_to_call(plain)
     if engine == "torch":
-        return depending(eager)
+        return eager
     kernel = _compiled(eager, data, before, strict=engine == "native")
     if key is not None and isinstance(kernel, NativeKernel):
         KNOWN[key] = (kernel.base.call, kernel.code)
         while len(KNOWN) > MOST_KNOWN:
             KNOWN.pop(next(iter(KNOWN)))
-    return depending(kernel)
+    return kernel
 
 
 # Models compiled before, by everything they compute with: what was tried of them then holds for any data.
@@ -91,14 +102,14 @@ def _key(kernel: EagerKernel) -> Hashable | None:
     return (prints, layout, shapes, kernel.dtype, kernel.sigma is None, kernel.loss_function.kind, kernel.loss_function.whole)
 
 
-def depending(kernel: AnyKernel) -> AnyKernel:
+def depending(kernel: SomeKernel) -> SomeKernel:
     """Refuse a parameter without effect; a network may well have units that are silent at the start."""
     if kernel.model.kind != "module":
         _check_dependence(kernel)
     return kernel
 
 
-def _compiled(kernel: EagerKernel, data: Dataset, before: Hashable, *, strict: bool) -> AnyKernel:
+def _compiled(kernel: EagerKernel, data: Dataset, before: Hashable, *, strict: bool) -> EagerKernel | NativeKernel:
     """Compile a kernel; where that cannot be done, keep it and say why."""
     try:
         changed = side_effect(kernel.model.function)

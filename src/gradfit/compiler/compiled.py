@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -318,9 +318,6 @@ class NativeKernel:
             return None
         weight = rows.weight.numpy()
         return Linearization(rows.residual.numpy(), weight[:, None] * derivative, prediction, weight, rows.bend.numpy())
-
-
-AnyKernel: TypeAlias = EagerKernel | NativeKernel
 
 
 class _CompiledLoss(torch.autograd.Function):

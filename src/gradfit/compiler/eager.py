@@ -78,6 +78,11 @@ class EagerKernel:
         """Precision of the computation."""
         return self.target.dtype
 
+    @property
+    def eager(self) -> EagerKernel:
+        """The same kernel on the torch engine: itself."""
+        return self
+
     def on(self, data: Dataset) -> EagerKernel:
         """Give the same model on other rows, for instance the validation set."""
         return replace(self, **tensors(data, self.dtype))
@@ -125,12 +130,12 @@ class EagerKernel:
 
     def _loss(self, theta: Tensor, rows: Tensor | None) -> Tensor:
         if rows is None:
-            return self.loss_function.mean(self._predicted(theta, self.columns), self.target, self.sigma)
+            return self.loss_function.mean(self.predicted(theta, self.columns), self.target, self.sigma)
         columns = {name: column[rows] for name, column in self.columns.items()}
         sigma = None if self.sigma is None else self.sigma[rows]
-        return self.loss_function.mean(self._predicted(theta, columns), self.target[rows], sigma)
+        return self.loss_function.mean(self.predicted(theta, columns), self.target[rows], sigma)
 
-    def _predicted(self, theta: Tensor, columns: dict[str, Tensor]) -> Tensor:
+    def predicted(self, theta: Tensor, columns: dict[str, Tensor]) -> Tensor:
         """Predict; say for which parameters a model raised. Not by ``_naming``, which costs a tenth of a small model."""
         try:
             return self.predict(theta, columns)

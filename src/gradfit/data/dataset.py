@@ -1,6 +1,7 @@
-"""Dataset: the columns a fit uses, as real numbers, checked once.
+r"""Dataset: the columns a fit uses, as real numbers, checked once.
 
-After this door every layer may rely on: float64 arrays of one length n >= 1, all finite, sigma > 0.
+After this door every layer may rely on: float64 arrays of one length n >= 1, all finite, sigma > 0, a covariance of the target
+that is positive definite. Weights of rows are kept as the sigma they amount to, :math:`\sigma_i = (w_i/\bar w)^{-1/2}`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import solve_triangular
 
 from gradfit.data.sources import Table
 from gradfit.errors import DataError, OptionError, unknown
 from gradfit.typing import Floats, Missing
 
 ROWS_NAMED = 5  # a message names this many offending rows
+ASYMMETRY = 1e-8  # of a covariance matrix, relative: more is no rounding
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Dataset:
         (n,), float64; with the name it had in its source.
     sigma
         (n,), standard deviation of each target value in its units, or None.
+    covariance
+        (n, n), of the target values where they are correlated, else None; sigma is then the root of its diagonal.
+    weighted
+        Whether sigma stands for weights of the rows, of mean 1.
+    weightless
+        How many rows were left out because their weight is 0.
     row_numbers
         (n,), which row of the source each row was, from 0.
     dropped
@@ -50,6 +60,9 @@ class Dataset:
     dropped: int = 0
     single: bool = False
     block: Floats | None = None
+    covariance: Floats | None = None
+    weighted: bool = False
+    weightless: int = 0
 
     @property
     def n(self) -> int:
@@ -65,10 +78,35 @@ class Dataset:
             sigma=None if self.sigma is None else self.sigma[index],
             row_numbers=self.row_numbers[index],
             block=None,
+            covariance=None if self.covariance is None else self.covariance[np.ix_(index, index)],
         )
 
+    @cached_property
+    def cholesky(self) -> Floats:
+        """L of the covariance :math:`LL^T`, (n, n): :math:`L^{-1}` of a residual has independent elements of variance 1."""
+        assert self.covariance is not None
+        return np.linalg.cholesky(self.covariance)
 
-def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object = None, missing: Missing = "raise") -> Dataset:
+    def white(self, values: Floats) -> Floats:
+        """Values of the target's kind in units of sigma, (n,) or (n, k); with a covariance matrix :math:`L^{-1}` times them."""
+        if self.covariance is not None:
+            return np.asarray(solve_triangular(self.cholesky, values, lower=True, check_finite=False))
+        return values if self.sigma is None else (values.T / self.sigma).T
+
+    def independent(self) -> Dataset:
+        """Give the same rows without what is known of their errors."""
+        return replace(self, sigma=None, covariance=None)
+
+
+def dataset(
+    table: Table,
+    inputs: Sequence[str],
+    target: str,
+    *,
+    sigma: object = None,
+    weights: object = None,
+    missing: Missing = "raise",
+) -> Dataset:
     """Check and convert the columns that a fit uses.
 
     Parameters
@@ -76,14 +114,17 @@ def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object =
     table, inputs, target
         Where the columns are, and which of them are the model's data and its target.
     sigma
-        None, one number, one number per row, or the name of a column.
+        None, one number, one number per row, the name of a column, or the covariance matrix of the rows, (n, n).
+    weights
+        None, one number per row, or the name of a column: how much each row's loss counts, 0 or more. Not together with sigma.
     missing
         "raise" refuses NaN and infinity; "drop" leaves those rows out and counts them.
 
     Raises
     ------
     DataError
-        Lengths differ, no rows, text or complex numbers, values that are not finite, sigma not positive.
+        Lengths differ, no rows, text or complex numbers, values that are not finite, sigma not positive, a covariance that is not
+        symmetric and positive definite, weights below 0, sigma and weights together.
     """
     if missing not in ("raise", "drop"):
         raise OptionError(unknown("value of missing", missing, ("raise", "drop")))
@@ -94,13 +135,22 @@ def dataset(table: Table, inputs: Sequence[str], target: str, *, sigma: object =
     for name, column in columns.items():
         if len(column) != n:
             raise DataError(f"{name} has {len(column)} values and {target} has {n}; give arrays of one length.")
-    errors = None if sigma is None else _sigma(table, sigma, n)
+    if sigma is not None and weights is not None:
+        raise DataError("both sigma and weights were given; weights are sigma ** -2 up to a factor, so pass one of them.")
+    matrix = None if sigma is None else _matrix(sigma, n)
+    errors = None if sigma is None else _sigma(table, sigma, n) if matrix is None else np.sqrt(np.abs(np.diag(matrix)))
+    errors = errors if weights is None else _per_row(table, weights, n, "weights")
     if n == 0:
         raise DataError(f"{target} is empty: 0 rows; a fit needs at least as many rows as parameters.")
     single = all(_is_single(column) for column in given.values())
-    whole = Dataset(columns, values, target, errors, np.arange(n), single=single)
+    whole = Dataset(columns, values, target, errors, np.arange(n), single=single, covariance=matrix, weighted=weights is not None)
     complete = _without_missing(whole, missing)
-    _check_sigma(complete)
+    if complete.weighted:
+        return _weighed(complete)
+    if matrix is None:
+        _check_sigma(complete)
+    else:
+        _check_covariance(complete)
     return complete
 
 
@@ -270,15 +320,75 @@ def _sigma(table: Table, sigma: object, n: int) -> Floats:
     array = _as_array(sigma, "sigma")
     if array.ndim == 0:
         return np.full(n, real(array.reshape(1), "sigma")[0])
-    values = real(sigma, "sigma")
-    if values.ndim == 2 and values.shape == (n, n) and n > 1:
-        raise DataError(
-            f"sigma has shape {values.shape}; this version takes one standard deviation per point, not a covariance matrix."
-        )
-    values = flat(values, "sigma")
+    return _per_row(table, sigma, n, "sigma")
+
+
+def _per_row(table: Table, given: object, n: int, name: str) -> Floats:
+    """Read one number per row, from an array or a column."""
+    if isinstance(given, str):
+        return flat(real(table[given], given), given)
+    values = flat(real(given, name), name)
     if len(values) != n:
-        raise DataError(f"sigma has {len(values)} values for {n} points; give one per point, or one number for all.")
+        raise DataError(
+            f"{name} has {len(values)} values for {n} points; give one per point{', or one number for all' * (name == 'sigma')}."
+        )
     return values
+
+
+def _matrix(sigma: object, n: int) -> Floats | None:
+    """Read a covariance matrix, (n, n); None where sigma is none. A single row's is its variance in either reading: (1, 1)."""
+    if isinstance(sigma, str) or _as_array(sigma, "sigma").ndim != 2:
+        return None
+    matrix = real(sigma, "sigma")
+    if matrix.shape == (n, n) and n > 1:
+        return matrix
+    if matrix.shape in ((n, 1), (1, n)):  # a column or a row of standard deviations
+        return None
+    raise DataError(
+        f"sigma has shape {matrix.shape} for {n} points; expected ({n},) standard deviations, or ({n}, {n}) covariances."
+    )
+
+
+def _check_covariance(data: Dataset) -> None:
+    """Refuse what is no covariance matrix; of rounding in its symmetry nothing is said."""
+    assert data.covariance is not None
+    matrix = data.covariance
+    if not np.isfinite(matrix).all():  # also with missing="drop": a gap beside the diagonal belongs to no one row
+        raise DataError(f"sigma, a covariance matrix, holds {int((~np.isfinite(matrix)).sum())} values that are NaN or infinite.")
+    size = np.sqrt(np.outer(np.abs(np.diag(matrix)), np.abs(np.diag(matrix))))
+    off = np.abs(matrix - matrix.T) > ASYMMETRY * np.maximum(size, np.abs(matrix))
+    if off.any():
+        row, column = np.argwhere(off)[0]
+        raise DataError(
+            f"sigma is no covariance matrix: [{row}, {column}] is {matrix[row, column]:g} and [{column}, {row}] "
+            f"{matrix[column, row]:g}; expected a symmetric one."
+        )
+    try:
+        smallest = float(np.diag(data.cholesky).min())
+    except np.linalg.LinAlgError:
+        smallest = 0.0
+    if not smallest > 0:
+        raise DataError(
+            "sigma is no covariance matrix: it is not positive definite, so some combination of the points would have no error; "
+            "check its entries (variances on the diagonal), or give one standard deviation per point."
+        )
+
+
+def _weighed(data: Dataset) -> Dataset:
+    """Turn weights into the sigma they amount to; rows of weight 0 are left out, and counted."""
+    weights = data.sigma
+    assert weights is not None
+    wrong = np.flatnonzero(weights < 0)
+    if wrong.size:
+        raise DataError(
+            f"weights are negative in {wrong.size} of {data.n} rows ({_rows_named(data.row_numbers[wrong])}); expected 0 or more."
+        )
+    counted = np.flatnonzero(weights)
+    if not counted.size:
+        raise DataError(f"all {data.n} weights are 0, so nothing is left to fit; give some rows a positive weight.")
+    chosen = weights[counted] / weights.max()
+    kept = data if counted.size == data.n else data.rows(counted)
+    return replace(kept, sigma=np.sqrt(chosen.mean() / chosen), weightless=data.n - counted.size, block=None)
 
 
 def _check_sigma(data: Dataset) -> None:
@@ -295,7 +405,8 @@ def _check_sigma(data: Dataset) -> None:
 def _without_missing(data: Dataset, missing: Missing) -> Dataset:
     if _all_finite(data):
         return data
-    named = {**data.columns, data.target_name: data.target} | ({} if data.sigma is None else {"sigma": data.sigma})
+    named = {**data.columns, data.target_name: data.target}
+    named |= {} if data.sigma is None else {"weights" if data.weighted else "sigma": data.sigma}
     whole = np.ones(data.n, dtype=bool)
     counts = []
     for name, column in named.items():

@@ -27,7 +27,7 @@ from gradfit.methods import marquardt
 from gradfit.methods.compiled_descent import Loop, Schedule
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
-from gradfit.methods.solving import EXACT_RANK, INVOLVED, JOB, solver_of
+from gradfit.methods.solving import EXACT_RANK, JOB, solver_of
 from gradfit.methods.stopping import ARRIVED, DIVERGED_FACTOR
 from gradfit.typing import Floats
 
@@ -114,8 +114,7 @@ class Way:
         steps = self.epochs or int(words[at["counters"] - place + marquardt.STEPS])
         history = block[at["history"] : at["history"] + steps * (2 + 2 * p)].reshape(steps, 2 + 2 * p)
         inverse = block[at["inverse"] : at["inverse"] + (p + 1) * (p + 2)].reshape(p + 1, p + 2)[:p, :p]
-        still = block[at["undetermined"] : at["undetermined"] + p].tolist()
-        if max(still) > INVOLVED:
+        if not numbers[marquardt.CONDITION] <= marquardt.SAFE:  # whether errors can be vouched for, the long way finds out
             return None
         rates = None if self.schedule is None else self.schedule.table[:, 0]
         fitted = block[: n * len(arrays)].reshape(len(arrays), n)
@@ -153,7 +152,7 @@ def _laid_out(
         here += size
     length = here - begin
     at |= {"system": here, "history": here + (p + 1) * n}
-    at |= {"theta": at["vectors"] + marquardt.THETA * p, "undetermined": at["vectors"] + marquardt.UNDETERMINED * p}
+    at["theta"] = at["vectors"] + marquardt.THETA * p
     at |= {"inverse": at["matrices"] + marquardt.INVERSE * (p + 1) * (p + 2), "ceiling": at["measures"] + 1}
     head = np.zeros(length)
     head[at["vectors"] - begin + marquardt.LOWER * p :][:p] = -np.inf

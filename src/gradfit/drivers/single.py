@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradfit.compiler.compiled import AnyKernel
+from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.iterate import Observer, iterate, sentence

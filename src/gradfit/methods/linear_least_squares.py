@@ -1,7 +1,11 @@
 r"""Linear least squares: the closed form, for models linear in their parameters.
 
 For :math:`f = f_0 + J\theta` with constant J, the minimum is :math:`\theta = -J^+ (f_0 - y)`, all in units of sigma, by a
-singular value decomposition.
+singular value decomposition. Within bounds the active set is found by Stark and Parker's algorithm (scipy's lsq_linear, "bvls").
+
+References
+----------
+Stark and Parker, *Bounded-variable least-squares*, Computational Statistics 10, 1995.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradfit.errors import ModelError, OptionError, ParameterError
+from gradfit.errors import ModelError, OptionError
 from gradfit.methods.method import Evaluation, Problem, Status
 from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
@@ -29,16 +33,14 @@ class LinearLeastSquares:
     early_stopping: EarlyStopping | None = None
 
     def check(self, problem: Problem) -> None:
-        """Refuse bounds, other losses, and models that are not linear.
+        """Refuse other losses, and models that are not linear.
 
         Raises
         ------
-        ModelError, ParameterError, OptionError
+        ModelError, OptionError
             See above; each says what to use instead.
         """
         parameters = problem.parameters
-        if np.isfinite(parameters.lower).any() or np.isfinite(parameters.upper).any():
-            raise ParameterError("the closed form knows no bounds; use method='lm'.")
         if problem.kernel.loss_kind != "least_squares":
             raise OptionError("the closed form minimises squared residuals; for another loss use method='lm'.")
         here = parameters.start
@@ -69,6 +71,17 @@ class LinearRun:
         """Give the minimum."""
         return self.theta.copy()
 
+    def _bounded(self, residual: Floats, scaled: Floats, scale: Floats) -> Floats:
+        from scipy.optimize import lsq_linear  # takes a second to import, and few fits come here
+
+        parameters = self.problem.parameters
+        bounds = (parameters.lower - self.theta) * scale, (parameters.upper - self.theta) * scale
+        change = lsq_linear(scaled, -residual, bounds, method="bvls", tol=np.finfo(float).eps).x
+        there = self.theta + change / scale
+        # On a bound means exactly on it.
+        there = np.where(change <= bounds[0], parameters.lower, there)
+        return np.asarray(np.where(change >= bounds[1], parameters.upper, there))
+
     def step(self) -> Evaluation:
         """Solve, then once more for what rounding left."""
         kernel = self.problem.kernel
@@ -77,9 +90,15 @@ class LinearRun:
         residual, jacobian = kernel.residual(self.theta)
         gradient = 2 * jacobian.T @ residual / len(residual)
         norms = np.linalg.norm(jacobian, axis=0)
-        inverse = np.linalg.pinv(jacobian / np.where(norms > 0, norms, 1.0), rcond=max(jacobian.shape) * np.finfo(float).eps)
+        scale = np.where(norms > 0, norms, 1.0)
+        self.theta = self._bounded(residual, jacobian / scale, scale) if self.problem.parameters.bounded else self.theta
+        # A parameter on a bound stays there: what is solved for again are the others.
+        lower, upper = self.problem.parameters.lower, self.problem.parameters.upper
+        free = (self.theta > lower) & (self.theta < upper) if self.problem.parameters.bounded else np.ones(len(scale), dtype=bool)
+        inverse = np.linalg.pinv((jacobian / scale)[:, free], rcond=max(jacobian.shape) * np.finfo(float).eps)
         for _ in range(2):
             residual, _unused = kernel.residual(self.theta)
-            self.theta = self.theta - (inverse @ residual) / np.where(norms > 0, norms, 1.0)
+            self.theta[free] -= (inverse @ residual) / scale[free]
+        self.theta = np.clip(self.theta, lower, upper)
         status = Status.CONVERGED if np.isfinite(self.theta).all() else None
         return Evaluation(before, float(validation), self.theta.copy(), gradient, {}, status, "closed form")

@@ -75,7 +75,8 @@ SIGNAL = 4  # norm of prediction / sigma
 DAMPING = 5  # lambda of the last step
 DISTANCE = 6  # from the minimum, in standard errors
 TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
-NUMBERS = 10
+CONDITION = 10  # at the end: norm of the inverse of J, columns scaled to 1; infinite where singular values count as 0
+NUMBERS = 11
 
 # counters, (COUNTERS,), int64, 0 at the start.
 STARTED, STEPS = 0, 1
@@ -687,7 +688,7 @@ def conclude(
 ) -> int:
     r"""What the statistics need at THETA: distance from the minimum, :math:`(J^T J)^{-1}`, and which parameters are undetermined.
 
-    Fills numbers[SUM, REST, SIGNAL, DISTANCE], vectors[GRADIENT, UNDETERMINED], matrices[TRIANGLE, INVERSE]; gives CONVERGED, or
+    Fills numbers[SUM, REST, SIGNAL, DISTANCE, CONDITION], vectors[GRADIENT, UNDETERMINED], matrices[TRIANGLE, INVERSE]; gives CONVERGED, or
     NOT_FINITE where there is nothing to fill. Columns are scaled to 1 before the singular values are compared with
     RANK_TOLERANCE. A share of a parameter in the undetermined directions is what its row of V lacks to a norm of 1.
     """
@@ -707,6 +708,10 @@ def conclude(
     count = reduce(matrices[TRIANGLE], vectors, COLUMNS, MOVING, matrices[SMALL])
     safe = factorize(matrices[SMALL], rows, count)
     limit = negligible(rows, count, numbers[RANK_TOLERANCE])
+    spread = 0.0
+    for k in range(count):
+        if not safe and not rows[k, count + 1] > limit:
+            spread = math.inf
     a = 0
     for i in range(p):
         b = 0
@@ -724,6 +729,8 @@ def conclude(
                         total += share / square
                         if i == j:
                             lacking -= share
+                if i == j:
+                    spread += total
                 size = (vectors[COLUMNS, i] if vectors[COLUMNS, i] > 0 else 1.0) * (
                     vectors[COLUMNS, j] if vectors[COLUMNS, j] > 0 else 1.0
                 )
@@ -733,6 +740,7 @@ def conclude(
         if vectors[MOVING, i] > 0:
             vectors[UNDETERMINED, i] = math.sqrt(max(lacking, 0.0))
             a += 1
+    numbers[CONDITION] = math.sqrt(spread)
     return CONVERGED
 
 

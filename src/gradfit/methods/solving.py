@@ -45,6 +45,10 @@ class Conclusion:
         (p,), the share of each parameter in directions that the data do not determine.
     sum, rest
         Sum of squares, and the part of it that no change of the parameters reaches.
+    signal
+        Norm of prediction / sigma.
+    condition
+        Norm of the inverse of J, its columns scaled to 1; infinite where a direction is not determined.
     """
 
     distance: float
@@ -53,6 +57,7 @@ class Conclusion:
     sum: float
     rest: float
     signal: float
+    condition: float
 
 
 class Solver:
@@ -122,6 +127,7 @@ class Solver:
             sum=numbers[marquardt.SUM],
             rest=numbers[marquardt.REST],
             signal=numbers[marquardt.SIGNAL],
+            condition=numbers[marquardt.CONDITION],
         )
 
     def _linearize(self, theta: Floats, residual: Floats, jacobian: Floats) -> float:

@@ -8,11 +8,13 @@ squared     :math:`r^2`
 huber       :math:`C^2 z` where :math:`z \le 1`, else :math:`C^2 (2\sqrt z - 1)`
 soft_l1     :math:`2 C^2 (\sqrt{1 + z} - 1)`
 cauchy      :math:`C^2 \ln(1 + z)`
+arctan      :math:`C^2 \arctan z`
 poisson     the deviance :math:`2 (f - y + y \ln(y/f))` of counts y with mean f > 0
 ==========  =====================================================================================
 
 The robust ones are those of :func:`scipy.optimize.least_squares` (its cost is half the sum). Any function of
-(prediction, target), such as those of :mod:`torch.nn.functional`, is a loss too.
+(prediction, target), such as those of :mod:`torch.nn.functional`, is a loss too. Weights of rows multiply the row's loss,
+whatever it is; they come as :math:`\sigma_i = w_i^{-1/2}`, which for squared residuals is the same.
 
 References
 ----------
@@ -91,6 +93,7 @@ ROBUST: dict[str, Callable[[Tensor], Tensor]] = {
     "huber": _huber,
     "soft_l1": lambda z: 2 * (torch.sqrt(1 + z) - 1),
     "cauchy": torch.log1p,
+    "arctan": torch.arctan,
 }
 NAMES = ("squared", "poisson", *ROBUST)
 
@@ -111,10 +114,20 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
         raise OptionError(f"f_scale belongs to {', '.join(ROBUST)}; the loss here is {_name(loss)}.")
     if f_scale is not None and not (isinstance(f_scale, numbers.Real) and 0 < f_scale < np.inf):
         raise OptionError(f"f_scale is {f_scale!r}; expected a positive number, in units of the residual.")
-    if data.sigma is not None and (loss == "poisson" or not isinstance(loss, str)):
-        raise DataError(f"sigma was given, and the loss {_name(loss)} has no use for it; leave one of them out.")
     if loss == "squared":
         return Loss("squared", squared_error, "least_squares")
+    if data.covariance is not None:
+        raise DataError(
+            f"sigma is a covariance matrix, and the loss {_name(loss)} looks at one row at a time; use loss='squared'."
+        )
+    if data.weighted:
+        return _weighted(_unweighted(loss, data, f_scale))
+    if data.sigma is not None and (loss == "poisson" or not isinstance(loss, str)):
+        raise DataError(f"sigma was given, and the loss {_name(loss)} has no use for it; leave one of them out.")
+    return _unweighted(loss, data, f_scale)
+
+
+def _unweighted(loss: str | Callable[..., Any], data: Dataset, f_scale: float | None) -> Loss:
     if loss == "poisson":
         if (data.target < 0).any():
             raise DataError(
@@ -128,6 +141,21 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
     if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
         raise OptionError(f"loss is the class {loss.__name__}; pass an object of it: {loss.__name__}().")
     return _custom(loss, torch.as_tensor(data.target, dtype=torch.float64))
+
+
+def _weighted(loss: Loss) -> Loss:
+    """Multiply each row's loss by its weight, ``sigma ** -2``. What is left of a likelihood is no likelihood."""
+    if loss.whole:
+        raise DataError(
+            f"weights were given, and the loss {loss.name} gives one number for all rows; give one per row, or leave weights out."
+        )
+    own = loss.pointwise
+
+    def pointwise(prediction: Tensor, target: Tensor, sigma: Tensor | None) -> Tensor:
+        assert sigma is not None
+        return own(prediction, target, None) / sigma**2
+
+    return Loss(loss.name, pointwise, "robust" if loss.kind == "likelihood" else loss.kind)
 
 
 def _robust(name: str, scale: float) -> Loss:
@@ -209,7 +237,7 @@ def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Ten
         return None
     slope, own = _derivatives(loss, prediction, target, sigma)
     if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
-        used = own = 2 / prediction
+        used = own = 2 / prediction if sigma is None else 2 / (prediction * sigma**2)
     else:
         reweighted = torch.nan_to_num(slope / (prediction - target), nan=0.0, posinf=0.0, neginf=0.0)
         used = torch.maximum(own, reweighted)

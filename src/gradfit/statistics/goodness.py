@@ -4,7 +4,8 @@ r"""Goodness of fit for least squares.
 
     \chi^2 = \sum r_i^2, \quad \chi^2_\nu = \chi^2/(n-p), \quad R^2 = 1 - \chi^2 / \sum ((y_i - \bar y)/\sigma_i)^2
 
-with :math:`r_i = (f_i - y_i)/\sigma_i` and the mean weighted by :math:`1/\sigma_i^2`. Information criteria, k = p:
+with :math:`r_i = (f_i - y_i)/\sigma_i` and the mean weighted by :math:`1/\sigma_i^2`; for a covariance matrix :math:`LL^T` all of
+it in :math:`L^{-1}` of residuals and target. Information criteria, k = p:
 
 .. math::
 
@@ -39,15 +40,22 @@ class Goodness:
     bic: float = math.nan
 
 
-def goodness(residual: Floats, target: Floats, sigma: Floats | None, *, parameters: int, absolute: bool) -> Goodness:
-    """Compute the numbers above from residuals in units of sigma, (n,)."""
+def goodness(residual: Floats, target: Floats, unit: Floats, *, parameters: int, absolute: bool) -> Goodness:
+    """Compute the numbers above.
+
+    Parameters
+    ----------
+    residual, target, unit
+        Residuals, target and the constant 1, all in units of sigma, (n,).
+    """
     n, k = len(residual), parameters
-    weight = np.ones(n) if sigma is None else 1 / sigma
     chi_square = float(residual @ residual)
-    relative = weight / weight.max()  # a sigma of 1e200 has a square beyond all numbers
-    total = float(np.sum((weight * (target - np.average(target, weights=relative**2))) ** 2))
+    size = float(np.abs(unit).max())
+    relative = unit / size  # a sigma of 1e200 has a square beyond all numbers
+    mean = (relative @ (target / size)) / (relative @ relative)
+    total = float(np.sum((target - mean * unit) ** 2))
     # A constant target leaves only rounding here, and a ratio to rounding says nothing.
-    varied = total > n * (np.finfo(float).eps * float(weight.max() * np.abs(target).max())) ** 2
+    varied = total > n * (np.finfo(float).eps * float(np.abs(target).max())) ** 2
     likelihood = chi_square if absolute else (n * math.log(chi_square / n) if chi_square > 0 else -math.inf)
     aic = likelihood + 2 * k
     return Goodness(

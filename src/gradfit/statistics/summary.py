@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from gradfit.compiler.compiled import AnyKernel
+from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.short import Ended
@@ -221,8 +221,8 @@ def _goodness(outcome: Outcome, kind: str, setting: Setting) -> Goodness:
     data = setting.data
     return goodness(
         outcome.near.residual,
-        data.target,
-        data.sigma,
+        data.white(data.target),
+        data.white(np.ones(data.n)),
         parameters=int((~_on_bound(outcome, setting)).sum()),
         absolute=setting.absolute_sigma,
     )
@@ -262,8 +262,8 @@ def _warnings(
     found += [f"no error is given for {_some(names)}: {reason}." for reason, names in by_reason.items()]
     if assumed and status.success and found_nothing:
         found.append(f"the model explains almost nothing, from a start that was assumed for {_some(assumed)}; pass start=.")
-    if setting.dropped:
-        found.append(f"{setting.dropped} row{'s' * (setting.dropped != 1)} with missing values left out.")
+    left_out = {"missing values": setting.dropped, "weight 0": setting.data.weightless}
+    found += [f"{count} row{'s' * (count != 1)} with {what} left out." for what, count in left_out.items() if count]
     if kernel.numeric:
         found.append(kernel.reason)
     return tuple(found)
