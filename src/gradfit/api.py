@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from gradfit import errors
 from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
 from gradfit.compiler.compiled import NativeKernel
@@ -216,10 +217,11 @@ def _fitted(
     if outcome.without_effect:
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
-    result = FitResult(
-        Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses)
-    )
+    fitted = Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses)
+    result = FitResult(fitted)
     _report_failure(result, on_failure)
+    if shortcoming := fitted.shortcoming:
+        python_warnings.warn(shortcoming, errors.UndeterminedWarning, stacklevel=3)
     return result
 
 

@@ -13,7 +13,8 @@
     └── MissingDependencyError  ImportError  a package of an extra is needed and not installed
 
     GradfitWarning       UserWarning everything gradfit warns of
-    └── FitWarning                   the fit needs attention: not converged, parameters undetermined
+    └── FitWarning                   the fit needs attention: not converged
+        └── UndeterminedWarning  scipy.optimize.OptimizeWarning  parameters that the data do not determine, errors that cannot be had
 
 Each message has three parts: what came, what was expected, what to do.
 """
@@ -22,6 +23,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeWarning
 
 
 class GradfitError(Exception):
@@ -66,6 +71,24 @@ class GradfitWarning(UserWarning):
 
 class FitWarning(GradfitWarning):
     """The fit ended, but not in a way to be trusted without a look."""
+
+
+if TYPE_CHECKING:
+
+    class UndeterminedWarning(FitWarning, OptimizeWarning):
+        """The fit reached its minimum, and the data do not determine every parameter, or leave nothing to estimate errors from."""
+
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Make `UndeterminedWarning` when it is first asked for: it is also scipy's, and scipy.optimize takes a second to import."""
+        if name != "UndeterminedWarning":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from scipy.optimize import OptimizeWarning
+
+        said = "The fit reached its minimum, and the data do not determine every parameter, or leave nothing to estimate errors from."
+        made = type(name, (FitWarning, OptimizeWarning), {"__module__": __name__, "__doc__": said})
+        return globals().setdefault(name, made)  # of two threads the first one's
 
 
 def unknown(kind: str, given: object, known: Iterable[str], remedy: str = "") -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+import warnings as python_warnings
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,17 +18,23 @@ from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
 from gradfit.data.sources import read
-from gradfit.errors import DataError, GradfitError, ModelError, OptionError, unknown
+from gradfit.errors import DataError, FitWarning, GradfitError, ModelError, OptionError, unknown
 from gradfit.methods.method import Solution, Status
 from gradfit.model.parameters import Parameter, parameters
 from gradfit.report import html, plots, storage, text
+from gradfit.statistics.bootstrap import MANY_FAILED, RESAMPLES, Bootstrap, bootstrap
 from gradfit.statistics.covariance import correlation
+from gradfit.statistics.derived import Derived, Design, derive, ufloats
 from gradfit.statistics.diagnosis import Diagnosis
+from gradfit.statistics.findings import Finding
 from gradfit.statistics.intervals import band, t_interval
+from gradfit.statistics.profile import Profile, contour, profile
 from gradfit.statistics.record import Estimate, FitRecord, History, history
 from gradfit.statistics.summary import Fitted, Short, summarize
 from gradfit.typing import Floats, IntervalKind
 
+KINDS = ("t", "profile", "bootstrap")
+BOOTSTRAP_OPTIONS = ("resamples", "scheme", "seed", "threads", "progress", "method")
 GRAPH_AGREEMENT = 1e-9
 GRAPH_ROWS = 1000
 
@@ -111,20 +118,165 @@ class FitResult:
         """Correlation matrix of ``names``, (p, p)."""
         return correlation(self.covariance)
 
-    def intervals(self, level: float = 0.95, kind: str = "t") -> dict[str, tuple[float, float]]:
-        """Interval of each parameter: value ± t * stderr, Student's t with ``dof`` degrees of freedom.
+    def intervals(self, level: float = 0.95, kind: str = "t", **options: Any) -> dict[str, tuple[float, float]]:
+        """Interval of each parameter, (lower, upper) by name.
+
+        Parameters
+        ----------
+        level
+            Of confidence, between 0 and 1.
+        kind
+            "t": value ± t * stderr, Student's t with ``dof`` degrees of freedom. "profile": from the loss itself, see
+            :meth:`profile`. "bootstrap": from resampled fits, see :meth:`bootstrap`, which takes the options.
+        **options
+            Of "bootstrap": ``resamples``, ``scheme``, ``seed``, ``threads``, ``progress``, and ``method`` of its intervals.
 
         Raises
         ------
         OptionError
-            A level outside (0, 1), or a kind this version does not have.
+            A level outside (0, 1), an unknown kind or option, or a kind that this loss cannot have.
+        FitError
+            A bootstrap of a fit that is not at a minimum.
         """
-        if kind != "t":
-            raise OptionError(unknown("kind of interval", kind, ("t",)))
+        if kind not in KINDS:
+            raise OptionError(unknown("kind of interval", kind, KINDS))
+        unknown_options = [name for name in options if kind != "bootstrap" or name not in BOOTSTRAP_OPTIONS]
+        if unknown_options:
+            known = BOOTSTRAP_OPTIONS if kind == "bootstrap" else ()
+            raise OptionError(unknown(f"option of {kind} intervals,", unknown_options[0], known))
+        if kind == "profile":
+            return self._profiled(level)
+        if kind == "bootstrap":
+            return self._resampled(level, **options)
         return {
             name: t_interval(estimate.value, estimate.stderr, level=level, dof=self.record.dof)
             for name, estimate in self.params.items()
         }
+
+    def _profiled(self, level: float) -> dict[str, tuple[float, float]]:
+        found = self.profile(level)
+        for name, (lower, upper) in found.intervals.items():
+            if math.isnan(lower) or math.isnan(upper):
+                python_warnings.warn(f"no profile interval of {name}: {found.reasons[name]}.", FitWarning, stacklevel=3)
+        return dict(found.intervals)
+
+    def _resampled(self, level: float, method: str = "studentized", **options: Any) -> dict[str, tuple[float, float]]:
+        found = self.bootstrap(**options)
+        if found.failed > MANY_FAILED * (found.failed + len(found.samples)):
+            total = found.failed + len(found.samples)
+            python_warnings.warn(
+                f"{found.failed} of {total} resampled fits did not converge; the rest is no fair sample.",
+                FitWarning,
+                stacklevel=3,
+            )
+        fixed = {name: (estimate.value, estimate.value) for name, estimate in self.params.items() if estimate.fixed}
+        intervals = found.intervals(level, method) | fixed
+        return {name: intervals[name] for name in self.params}
+
+    def profile(self, level: float = 0.95) -> Profile:
+        """Profile-likelihood intervals, with the reasons of limits that are infinite or NaN; see :mod:`gradfit.statistics.profile`.
+
+        Raises
+        ------
+        OptionError
+            A level outside (0, 1), a loss that is no likelihood.
+        ModelError
+            A loaded result: the profile needs the model on its data.
+        """
+        return profile(self._at_hand("a profile"), level)
+
+    def contour(self, first: str, second: str, *, level: float = 0.95, points: int = 64) -> Floats:
+        """Edge of the joint confidence region of two parameters, (points, 2), counter-clockwise; NaN where it is open.
+
+        Raises
+        ------
+        OptionError
+            Names that are no two free parameters, a level outside (0, 1), a loss that is no likelihood.
+        ModelError
+            A loaded result.
+        """
+        return contour(self._at_hand("a contour"), first, second, level=level, points=points)
+
+    def bootstrap(
+        self,
+        resamples: int = RESAMPLES,
+        *,
+        scheme: str | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        progress: bool | None = None,
+    ) -> Bootstrap:
+        """Fit again to resampled data; see :mod:`gradfit.statistics.bootstrap`.
+
+        Parameters
+        ----------
+        resamples
+            How many.
+        scheme
+            "residual" (default), "pairs" (default for losses of your own), or "parametric" (default for counts).
+        seed
+            Of the random numbers; the same seed gives the same bits, whatever the threads.
+        threads
+            At most; default: all cores.
+        progress
+            Show a bar on stderr; default: on long work, if it is a terminal.
+
+        Raises
+        ------
+        OptionError
+            Numbers that are none, a scheme that is unknown or does not suit the loss.
+        FitError
+            The fit is not at a minimum, or no resample converged.
+        ModelError
+            A loaded result.
+        """
+        return bootstrap(
+            self._at_hand("a bootstrap"), resamples=resamples, scheme=scheme, seed=seed, threads=threads, progress=progress
+        )
+
+    def _at_hand(self, what: str) -> Fitted:
+        if isinstance(self._known, FitRecord):
+            raise ModelError(f"{what} fits again, and this result was loaded from a file; fit again with the data at hand.")
+        return self._known
+
+    def derive(self, quantity: str | Callable[..., Any]) -> Derived:
+        """Compute a quantity of the parameters, with its error by the delta method: ``fit.derive("-b/w")``.
+
+        Parameters
+        ----------
+        quantity
+            A formula of parameter names, or a function of them (plain arithmetic or torch functions) that gives one number.
+
+        Returns
+        -------
+        Derived
+            value, stderr, lower, upper (95%); unpacks as (value, stderr).
+
+        Raises
+        ------
+        ModelError, ParameterError
+            What cannot be read or computed; a name that is no parameter.
+        """
+        return derive(quantity, self.record, self.values, self._design)
+
+    def _design(self) -> Design | None:
+        if isinstance(self._known, FitRecord):
+            return None
+        fitted = self._known
+        near = fitted.outcome.near
+        if near is None or fitted.covariance.kind not in ("least squares", "expected information"):
+            return None
+        return Design(near, fitted.covariance.scale, fitted.setting.parameters.free_elements)
+
+    def ufloats(self) -> dict[str, Any]:
+        """Parameters as correlated numbers of the package uncertainties, by name; with them errors propagate by themselves.
+
+        Raises
+        ------
+        MissingDependencyError
+            uncertainties is not installed.
+        """
+        return ufloats(self.record)
 
     # --- how it went --------------------------------------------------------------------------------------------------
 
@@ -155,6 +307,11 @@ class FitResult:
     def warnings(self) -> tuple[str, ...]:
         """What deserves a look before the numbers are used."""
         return self.record.warnings
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the solution and its residuals say against the fit, a number and advice each; empty where nothing does."""
+        return self.record.findings
 
     @property
     def diagnosis(self) -> Diagnosis:

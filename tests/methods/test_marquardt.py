@@ -6,17 +6,17 @@ import ctypes
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from scipy.optimize import lsq_linear
 
+import nist_problems
 from gradfit.compiler.solver import solver_ir
 from gradfit.methods import marquardt as lm
+from gradfit.methods.solving import SOLVE
 
-NIST = Path(__file__).parent.parent / "nist"
 ADDRESS = ctypes.c_void_p
 # A model for the tests: its context holds the addresses of two functions of Python's.
 BRIDGE = """
@@ -191,7 +191,7 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def text():
-    return solver_ir(lm)
+    return solver_ir([lm], [SOLVE])
 
 
 @pytest.fixture(scope="module")
@@ -212,13 +212,8 @@ def solve(text):
 
 def certified(name, start):
     """Read a file of NIST's: (problem, values, standard deviations)."""
-    content = (NIST / f"{name}.dat").read_text()
-    table = np.array(re.findall(r"^\s*b\d+\s*=\s*(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", content, re.MULTILINE), dtype=float)
-    first, last = map(int, re.search(r"Data\s+\(lines\s+(\d+) to (\d+)\)", content).groups())
-    rows = [line.split() for line in content.splitlines()[first - 1 : last]]
-    data = np.array([row for row in rows if row], dtype=float)
-    x, y = (data[:, 1:].T, np.log(data[:, 0])) if name == "Nelson" else (data[:, 1], data[:, 0])
-    return Problem(MODELS[name], x, y, table[:, start]), table[:, 2], table[:, 3]
+    known = nist_problems.certified(name)
+    return Problem(MODELS[name], known.x, known.y, known.starts[start]), known.values, known.deviations
 
 
 def peak(b, x):

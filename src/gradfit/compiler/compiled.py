@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,9 +66,17 @@ class ModelCode:
         return self.objects[weighted]
 
     @functools.cached_property
-    def solvers(self) -> dict[bool, native.Function]:
-        """The least-squares solver linked with the model, with and without weights; see :mod:`gradfit.methods.solving`."""
+    def _linked(self) -> dict[tuple[str, bool], native.Function]:
         return {}
+
+    def linked(self, name: str, *, weighted: bool, algorithm: Callable[[], bytes]) -> native.Function:
+        """Link an algorithm that asks the model for its numbers (:mod:`gradfit.methods.solving`) with it, once; give its function."""
+        if (name, weighted) not in self._linked:
+            with native.COMPILING:  # of two threads one links: what the other would replace is freed, and may be running
+                if (name, weighted) not in self._linked:
+                    library = native.load([algorithm(), self.model_object(weighted)], [name])
+                    self._linked[name, weighted] = native.Function(library, name, ctypes.c_int64, 1)
+        return self._linked[name, weighted]
 
     @functools.cached_property
     def _functions(self) -> dict[tuple[str, bool], native.Function]:

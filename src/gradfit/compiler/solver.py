@@ -1,4 +1,4 @@
-"""A solver written in plain Python functions -> text in LLVM's language.
+"""An algorithm written in plain Python functions -> text in LLVM's language.
 
 Understood is what loops over numbers need: whole and real numbers, arrays of them, ``for ... in range``, ``while``, ``if``, calls of
 the module's other functions, and of ``abs``, ``min``, ``max`` and a few of :mod:`math`. Types come from the annotations of the
@@ -14,7 +14,7 @@ import ast
 import inspect
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
@@ -28,42 +28,83 @@ COMPARISONS = {ast.Lt: ("slt", "olt"), ast.LtE: ("sle", "ole"), ast.Gt: ("sgt", 
 INTRINSICS = {"sqrt": ("llvm.sqrt.f64", 1), "fabs": ("llvm.fabs.f64", 1), "copysign": ("llvm.copysign.f64", 2)}
 INFINITY = "0x7FF0000000000000"
 
-ENTRY = """
-define i64 @gf_solve(ptr %job) {{
-{loads}
-  %height = add i64 %p, 1
-  %width = add i64 %p, 2
-  %pairs = mul i64 %p, 2
-  %columns = add i64 %pairs, {history}
-  %code = call i64 @solve(ptr %context, ptr %system, i64 %height, i64 %n, ptr %offset, i64 %n, ptr %matrices, i64 {matrices}, i64 %height,
-    i64 %width, ptr %vectors, i64 {vectors}, i64 %p, ptr %numbers, i64 {numbers}, ptr %counters, i64 {counters},
-    ptr %history, i64 %rows, i64 %columns)
-  ret i64 %code
-}}
-"""
-JOB = ("n", "p", "rows", "context", "system", "offset", "matrices", "vectors", "numbers", "counters", "history")
 
 
-def solver_ir(algorithm: ModuleType) -> str:
-    """Translate a module whose ``solve`` does everything; give the text of ``gf_solve``.
+@dataclass(frozen=True)
+class Size:
+    """How long an axis of an array is: ``factor`` times a number of the job, and ``more``; without a number ``more`` alone."""
 
-    ``int64 gf_solve(int64 *job)`` calls ``solve`` with what the eleven words of the job say: n, p, the rows of the history, the
-    address of the model's context, and the addresses of ``solve``'s arrays in their order. It calls in turn
+    number: str = ""
+    factor: int = 1
+    more: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A function of an algorithm that is called from outside, as ``int64 symbol(int64 *job)``.
+
+    Attributes
+    ----------
+    symbol
+        Its name outside.
+    function
+        Its name in the algorithm.
+    numbers
+        The first words of the job, whole numbers by name. The words after them are the addresses of what the function takes, in its
+        order, the model's functions left out.
+    shapes
+        Shape of each array.
+    """
+
+    symbol: str
+    function: str
+    numbers: tuple[str, ...]
+    shapes: Mapping[str, tuple[Size, ...]]
+
+
+def solver_ir(modules: Sequence[ModuleType], entries: Sequence[Entry]) -> str:
+    """Translate all functions of some modules, which call each other by name; give the text of their entries.
+
+    The text calls in turn
 
     - ``double gf_linearize(double *theta, void *context, double *residual, double *jacobian)``, residual (n,), jacobian (p, n),
     - ``double gf_sum_of_squares(double *theta, void *context)``.
     """
-    functions = {n: f for n, f in vars(algorithm).items() if isinstance(f, FunctionType) and f.__module__ == algorithm.__name__}
-    trees = {tree.name: tree for tree in ast.parse(inspect.getsource(algorithm)).body if isinstance(tree, ast.FunctionDef)}
-    parts = [_Translation(algorithm, trees, tree).text() for name, tree in trees.items() if name in functions]
+    trees: dict[str, ast.FunctionDef] = {}
+    homes: dict[str, ModuleType] = {}
+    for module in modules:
+        own = {name for name, f in vars(module).items() if isinstance(f, FunctionType) and f.__module__ == module.__name__}
+        for tree in ast.parse(inspect.getsource(module)).body:
+            if isinstance(tree, ast.FunctionDef) and tree.name in own:
+                trees[tree.name], homes[tree.name] = tree, module
+    parts = [_Translation(homes[name], trees, tree).text() for name, tree in trees.items()]
     declared = [f"declare double @{name}({', '.join(['double'] * count)})" for name, count in INTRINSICS.values()]
     declared += [f"declare double @gf_linearize({', '.join(['ptr'] * 4)})", "declare double @gf_sum_of_squares(ptr, ptr)"]
-    loads = [f"  %{name}.at = getelementptr i64, ptr %job, i64 {place}\n  %{name} = load {'i64' if place < 3 else 'ptr'}, ptr %{name}.at"
-             for place, name in enumerate(JOB)]  # fmt: skip
-    entry = ENTRY.format(loads="\n".join(loads), history=algorithm.HISTORY, matrices=algorithm.MATRICES, vectors=algorithm.VECTORS,
-                         numbers=algorithm.NUMBERS, counters=algorithm.COUNTERS)  # fmt: skip
     vectorize = '!0 = distinct !{!0, !1}\n!1 = !{!"llvm.loop.vectorize.enable", i1 true}\n'
-    return "\n".join([*declared, *parts, entry, vectorize])
+    return "\n".join([*declared, *parts, *(_entry(entry, trees[entry.function]) for entry in entries), vectorize])
+
+
+def _entry(entry: Entry, tree: ast.FunctionDef) -> str:
+    """Read the job and call the function."""
+    lines, passed = [], []
+
+    def read(name: str, place: int, kind: str) -> None:
+        lines.append(f"  %{name}.at = getelementptr i64, ptr %job, i64 {place}")
+        lines.append(f"  %{name} = load {kind}, ptr %{name}.at")
+
+    for place, name in enumerate(entry.numbers):
+        read(name, place, "i64")
+    taken = [argument for argument in tree.args.args if ast.unparse(argument.annotation or ast.Constant(None)) not in MODEL]
+    for place, argument in enumerate(taken, start=len(entry.numbers)):
+        read(f"{argument.arg}.word", place, "ptr")
+        passed.append(f"ptr %{argument.arg}.word")
+        for axis, size in enumerate(entry.shapes.get(argument.arg, ())):
+            name = f"%{argument.arg}.{axis}"
+            lines.append(f"  {name}.times = mul i64 {f'%{size.number}' if size.number else 0}, {size.factor}")
+            lines.append(f"  {name} = add i64 {name}.times, {size.more}")
+            passed.append(f"i64 {name}")
+    call = f"  %code = call i64 @{entry.function}({', '.join(passed)})"
+    return "\n".join([f"define i64 @{entry.symbol}(ptr %job) {{", *lines, call, "  ret i64 %code", "}", ""])
 
 
 @dataclass(frozen=True)
@@ -97,7 +138,7 @@ class _Translation:
         self.model: dict[str, str] = {}
         self.count, self.label = 0, "begin"
         self.loops: list[tuple[str, str]] = []  # labels of the next round and of the end
-        self.fast = " reassoc nsz contract" if tree.name in algorithm.IN_VECTORS else ""
+        self.fast = " reassoc nsz contract" if tree.name in getattr(algorithm, "IN_VECTORS", ()) else ""
 
     def text(self) -> str:
         """Give the whole definition."""

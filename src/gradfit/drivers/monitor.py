@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TextIO
 
@@ -75,8 +75,7 @@ class Monitor:
 
     def _show(self, step: int, evaluation: Evaluation) -> None:
         if self.bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar = progress_bar()
             self.task = self.bar.add_task("fitting", total=self.total)
             self.bar.start()
         self.bar.update(self.task, completed=step, description=f"loss {evaluation.train_loss:.6g}")
@@ -93,6 +92,34 @@ def monitored(
 
 
 UNSEEN: AbstractContextManager[None] = nullcontext()
+
+
+@contextmanager
+def counted(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
+    """Count work that is done in pieces: gives ``advance(pieces)``, which moves a bar after the first second."""
+    wanted = (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
+    if not wanted:
+        yield lambda pieces: None
+        return
+    bar = progress_bar()
+    task = bar.add_task(what, total=total)
+    begun = time.monotonic()
+
+    def advance(pieces: int) -> None:
+        bar.update(task, advance=pieces)
+        if not bar.live.is_started and time.monotonic() - begun > PATIENCE:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def progress_bar() -> Progress:
+    """Make a bar for stderr: what is done, how much of it, how long it will take."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _row(block: Block, place: int) -> Evaluation:

@@ -64,7 +64,8 @@ FREE = 6  # 1 where not held at a bound
 STILL = 7  # 1 where the parameter has, or would have, no effect left
 UNDETERMINED = 8  # share of the parameter in directions that the data do not determine, 0 to 1; NaN on a bound
 DELTA, TRIAL, TRIAL_GRADIENT, TRIAL_COLUMNS, MOVING = 9, 10, 11, 12, 13
-VECTORS = 14
+SIZES = 14  # the largest that each parameter has been
+VECTORS = 15
 
 # numbers, (NUMBERS,). The caller fills the first two.
 RADIUS = 0  # before the start: of the first step, as a share of max(|D theta|, |z|). After it: Delta
@@ -75,8 +76,11 @@ SIGNAL = 4  # norm of prediction / sigma
 DAMPING = 5  # lambda of the last step
 DISTANCE = 6  # from the minimum, in standard errors
 TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
+START_SUM = 11  # r.T @ r where the fit began
+TERMS = 12  # norm of J's columns times the parameters: what the residuals are made of; their rounding is a share of it
+TRIAL_TERMS = 13
 CONDITION = 10  # at the end: norm of the inverse of J, columns scaled to 1; infinite where singular values count as 0
-NUMBERS = 11
+NUMBERS = 14
 
 # counters, (COUNTERS,), int64, 0 at the start.
 STARTED, STEPS = 0, 1
@@ -110,6 +114,13 @@ SMALL_STEP = 1e-14  # relative to the parameters, in units of D
 ARRIVED = 0.01  # standard errors: a distance nobody can see in the result
 SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this share of the prediction counts as arrived
 ON_BOUND = 1e-10  # relative
+ROUNDED = 100 * EPSILON  # of the terms: residuals below that are rounding
+APART = 0.01  # a parameter with a smaller share in directions that move nothing is not followed along them
+ASIDE = 0.1  # of the parameters: how far beside a point without slope a lower one is looked for
+SETTLED = 1e-10  # of the variance of a residual: what the sum of squares may still fall by, where its own curvature was measured
+SMALL_RISE = (
+    1e-7  # of the sum of squares: where it is looked at to measure its curvature; rounding is far below, and what is no parabola
+)
 
 
 def dot(rows: Matrix, i: int, j: int, start: int, stop: int) -> float:
@@ -269,19 +280,19 @@ def explained(rows: Matrix, count: int, limit: float) -> float:
     return total
 
 
-def step_within(rows: Matrix, count: int, safe: bool, vectors: Matrix, damping: float) -> None:
-    """DELTA of the MOVING parameters at a damping; without damping along the determined directions only."""
+def step_within(rows: Matrix, count: int, safe: bool, vectors: Matrix, flags: int, scale: int, damping: float) -> None:
+    """DELTA of the flagged parameters at a damping; without damping along the determined directions only."""
     limit = negligible(rows, count, EPSILON * count) if damping == 0 else -1.0
     k = 0
     for j in range(vectors.shape[1]):
-        if vectors[MOVING, j] > 0:
+        if vectors[flags, j] > 0:
             total = 0.0
             for i in range(count):
                 if safe:
                     total -= rows[k, i] * rows[i, count]
                 elif rows[i, count + 1] > limit:
                     total -= rows[i, k] * rows[i, count] / (rows[i, count + 1] + damping)
-            vectors[DELTA, j] = total / vectors[NORMS, j] if vectors[NORMS, j] > 0 else total
+            vectors[DELTA, j] = total / vectors[scale, j] if vectors[scale, j] > 0 else total
             k += 1
 
 
@@ -319,7 +330,7 @@ def propose(matrices: Matrices, vectors: Matrix, count: int, safe: bool, damping
     cut = False
     for j in range(vectors.shape[1]):
         vectors[MOVING, j], vectors[DELTA, j] = vectors[FREE, j], 0.0
-    step_within(matrices[WITHIN], count, safe, vectors, damping)
+    step_within(matrices[WITHIN], count, safe, vectors, MOVING, NORMS, damping)
     while True:
         crossed = False
         for j in range(vectors.shape[1]):
@@ -334,7 +345,7 @@ def propose(matrices: Matrices, vectors: Matrix, count: int, safe: bool, damping
             vectors[DELTA, j] = 0.0 if vectors[MOVING, j] > 0 else vectors[TRIAL, j] - vectors[THETA, j]
         moving = reduce(matrices[TRIANGLE], vectors, NORMS, MOVING, matrices[SMALL])
         decompose(matrices[SMALL], matrices[REMAINING], moving)
-        step_within(matrices[REMAINING], moving, False, vectors, damping)
+        step_within(matrices[REMAINING], moving, False, vectors, MOVING, NORMS, damping)
 
 
 def descent_along(matrices: Matrices, vectors: Matrix) -> tuple[float, float]:
@@ -360,7 +371,8 @@ def length_of(vectors: Matrix, row: int) -> float:
 
 def rounding(numbers: Vector) -> float:
     """How far off a sum of squares may be computed: a residual is a difference of two numbers as large as the prediction."""
-    error: float = WORTHLESS * numbers[SUM] + 16 * EPSILON * numbers[SIGNAL] * math.sqrt(numbers[SUM])
+    size = 16 * numbers[SIGNAL] + numbers[TERMS]
+    error: float = WORTHLESS * numbers[SUM] + EPSILON * size * math.sqrt(numbers[SUM])
     return error
 
 
@@ -394,10 +406,12 @@ def look(
         fold(system, matrices[AHEAD], start, stop)
         rest += dot(system, p, p, start, stop)
         start = stop
+    terms = 0.0
     for j in range(p):
+        terms += vectors[TRIAL_COLUMNS, j] * vectors[TRIAL, j] * vectors[TRIAL, j]
         vectors[TRIAL_COLUMNS, j] = math.sqrt(vectors[TRIAL_COLUMNS, j])
         total += vectors[TRIAL_COLUMNS, j] + vectors[TRIAL_GRADIENT, j]
-    numbers[TRIAL_SIGNAL], numbers[TRIAL_REST] = math.sqrt(signal), rest
+    numbers[TRIAL_SIGNAL], numbers[TRIAL_REST], numbers[TRIAL_TERMS] = math.sqrt(signal), rest, math.sqrt(terms)
     return math.isfinite(total)
 
 
@@ -411,7 +425,9 @@ def move(matrices: Matrices, vectors: Matrix, numbers: Vector) -> None:
         vectors[THETA, j], vectors[GRADIENT, j] = vectors[TRIAL, j], vectors[TRIAL_GRADIENT, j]
         vectors[COLUMNS, j] = vectors[TRIAL_COLUMNS, j]
         vectors[NORMS, j] = max(vectors[NORMS, j], vectors[COLUMNS, j])
-    numbers[SUM], numbers[REST], numbers[SIGNAL] = numbers[TRIAL_SUM], numbers[TRIAL_REST], numbers[TRIAL_SIGNAL]
+        vectors[SIZES, j] = max(vectors[SIZES, j], abs(vectors[THETA, j]))
+    numbers[SUM], numbers[REST] = numbers[TRIAL_SUM], numbers[TRIAL_REST]
+    numbers[SIGNAL], numbers[TERMS] = numbers[TRIAL_SIGNAL], numbers[TRIAL_TERMS]
 
 
 def release(vectors: Matrix, theta: int, gradient: int) -> None:
@@ -427,7 +443,7 @@ def is_still(vectors: Matrix, j: int, theta: int, columns: int, signal: float) -
     """Tell whether a parameter has no effect left, and once had."""
     size, least = abs(vectors[theta, j]), PLATEAU_EFFECT * signal
     still: bool = vectors[columns, j] * size <= least < max(vectors[NORMS, j], vectors[columns, j]) * size
-    return still
+    return still and vectors[columns, j] <= PLATEAU_EFFECT * vectors[NORMS, j]
 
 
 def runs_onto_plateau(vectors: Matrix, numbers: Vector) -> bool:
@@ -458,11 +474,99 @@ def distance(matrices: Matrices, vectors: Matrix, numbers: Vector, n: int) -> fl
     within = explained(matrices[REMAINING], count, limit)
     p = vectors.shape[1]
     rest = numbers[REST] + max(dot(matrices[TRIANGLE], p, p, 0, p) - within, 0.0)
-    guard = SINGLE_PRECISION * numbers[SIGNAL] / ARRIVED
+    guard = max(SINGLE_PRECISION * numbers[SIGNAL], ROUNDED * numbers[TERMS]) / ARRIVED
     return math.sqrt(within / (rest / max(n - count, 1) + guard * guard)) if within > 0 else 0.0
 
 
-def judge(matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counters, n: int) -> int:
+def is_at_rest(matrices: Matrices, vectors: Matrix, numbers: Vector) -> bool:
+    """Tell whether nothing is left of the sum of squares, and of the whole step, beside what there was of them.
+
+    Where the residuals vanish together with their derivative no step arrives, each goes a part of the way.
+    """
+    if numbers[SUM] > EPSILON * EPSILON * numbers[START_SUM]:
+        return False
+    count = reduce(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL])
+    safe = factorize(matrices[SMALL], matrices[REMAINING], count)
+    step_within(matrices[REMAINING], count, safe, vectors, FREE, COLUMNS, 0.0)
+    rests = True
+    for j in range(vectors.shape[1]):
+        rests = rests and abs(vectors[DELTA, j]) <= SMALL_STEP * vectors[SIZES, j]
+        vectors[DELTA, j] = 0.0
+    return rests
+
+
+def sum_along(sum_of_squares: SumOfSquares, context: Any, vectors: Matrix, counters: Counters, factor: float) -> float:
+    """The sum of squares at a multiple of DELTA from THETA; NaN beyond a bound."""
+    for j in range(vectors.shape[1]):
+        vectors[TRIAL, j] = vectors[THETA, j] + factor * vectors[DELTA, j]
+        if vectors[TRIAL, j] < vectors[LOWER, j] or vectors[TRIAL, j] > vectors[UPPER, j]:
+            return math.nan
+    counters[EVALUATIONS] += 1
+    return sum_of_squares(vectors[TRIAL], context)
+
+
+def gain_along(
+    sum_of_squares: SumOfSquares, context: Any, vectors: Matrix, numbers: Vector, counters: Counters, slope: float
+) -> float:
+    """By how much the sum of squares can fall along DELTA, by its slope and its measured curvature; infinite where that is not known.
+
+    Three points make a parabola, and two more must lie on it. The slope is the larger of the derivative's and the parabola's: a
+    derivative that is wrong is found out.
+    """
+    factor, bend, tilt, near = 1.0, math.inf, 0.0, math.inf
+    for _ in range(MAX_TRIALS):
+        ahead = sum_along(sum_of_squares, context, vectors, counters, factor) - numbers[SUM]
+        behind = sum_along(sum_of_squares, context, vectors, counters, -factor) - numbers[SUM]
+        wider, bend, tilt = bend, ahead + behind, ahead - behind
+        if math.isfinite(wider) and near <= SMALL_RISE * numbers[SUM]:
+            if not (bend > 100 * rounding(numbers) and abs(wider - 16 * bend) <= bend):
+                return math.inf
+            steepest = max(abs(tilt) / 2, abs(slope * factor))
+            return steepest * steepest / (2 * bend)
+        near = max(abs(ahead), abs(behind))
+        factor /= 4
+    return math.inf
+
+
+def is_settled(
+    sum_of_squares: SumOfSquares, context: Any, matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counters, n: int
+) -> bool:
+    """Tell whether this is a minimum after all: the sum of squares curves upwards where the linear form lets it fall.
+
+    Along a direction that moves the residuals hardly at all, to first order, and has a slope by that little, the linear form sees
+    a gain far away; what decides there is how the residuals bend. Their curvature is measured along each such direction.
+    """
+    rows = matrices[REMAINING]
+    p = vectors.shape[1]
+    for j in range(p):
+        vectors[DELTA, j] = 0.0
+    count = reduce(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL])
+    decompose(matrices[SMALL], rows, count)
+    allowed = SETTLED * numbers[SUM] / max(n - count, 1)
+    gain = 0.0
+    for i in range(count):
+        z, square = rows[i, count], rows[i, count + 1]
+        if z * z <= allowed / (10 * count):
+            gain += z * z
+        elif square > 0 and gain <= allowed:
+            length = abs(z) / square  # of the rows: a step along them by this is the whole step
+            k = 0
+            for j in range(p):
+                vectors[DELTA, j] = 0.0
+                if vectors[FREE, j] > 0:
+                    vectors[DELTA, j] = length * rows[i, k] / (vectors[COLUMNS, j] if vectors[COLUMNS, j] > 0 else 1.0)
+                    k += 1
+            gain += gain_along(sum_of_squares, context, vectors, numbers, counters, 2 * z * z)
+    for j in range(p):
+        vectors[DELTA, j] = 0.0
+    if gain <= allowed:
+        numbers[DISTANCE] = math.sqrt(gain * max(n - count, 1) / numbers[SUM]) if gain > 0 else 0.0
+    return gain <= allowed
+
+
+def judge(
+    sum_of_squares: SumOfSquares, context: Any, matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counters, n: int
+) -> int:
     """No step is worth taking: say whether this is a minimum."""
     here, ahead = False, False
     for j in range(vectors.shape[1]):
@@ -474,9 +578,65 @@ def judge(matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counte
     numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
     if here:
         return PLATEAU
-    if numbers[DISTANCE] <= ARRIVED:
+    if numbers[DISTANCE] <= ARRIVED or is_at_rest(matrices, vectors, numbers):
+        return CONVERGED
+    if is_settled(sum_of_squares, context, matrices, vectors, numbers, counters, n):
         return CONVERGED
     return PLATEAU if ahead else counters[REFUSAL]
+
+
+def set_aside(rows: Matrix, vectors: Matrix, count: int, limit: float, axis: int) -> float:
+    """DELTA: the part of a FREE parameter in directions that move nothing, as long as the parameters are; give its share."""
+    share, size, k = 0.0, 0.0, 0
+    for j in range(vectors.shape[1]):
+        vectors[DELTA, j] = 0.0
+        if vectors[FREE, j] > 0:
+            part = 1.0 if k == axis else 0.0
+            for i in range(count):
+                if rows[i, count + 1] > limit:
+                    part -= rows[i, axis] * rows[i, k] / rows[i, count + 1]
+            share += part * part
+            size += (part * vectors[COLUMNS, j] * vectors[THETA, j]) ** 2
+            vectors[DELTA, j] = part / vectors[COLUMNS, j]
+            k += 1
+    for j in range(vectors.shape[1]):
+        vectors[DELTA, j] *= math.sqrt(size) / share if share > 0 else 0.0
+    return share
+
+
+def leaves_saddle(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Matrix,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
+    counters: Counters,
+) -> bool:
+    """Go on from where there is no slope, if the sum of squares falls along a direction that moves nothing to first order; tell.
+
+    Two terms of a sum that start alike stay alike, and end where they are best as one: no slope parts them.
+    """
+    n = offset.shape[0]
+    count = reduce(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL])
+    if factorize(matrices[SMALL], matrices[REMAINING], count):
+        return False
+    limit = negligible(matrices[REMAINING], count, EPSILON * max(n, count))
+    lower = numbers[SUM] - 100 * rounding(numbers)
+    for axis in range(count):
+        if set_aside(matrices[REMAINING], vectors, count, limit, axis) > APART:
+            factor = ASIDE
+            for _ in range(4):
+                if sum_along(sum_of_squares, context, vectors, counters, factor) < lower:
+                    length = abs(factor) * length_of(vectors, DELTA)
+                    if look(linearize, context, system, offset, matrices, vectors, numbers, counters):
+                        move(matrices, vectors, numbers)
+                        numbers[RADIUS] = length
+                        return True
+                factor *= -1.0 if factor > 0 else -0.1
+    return False
 
 
 def attempt(
@@ -570,7 +730,12 @@ def step(
             # the minimum of the parabola with the sum and its slope here and the sum at the trial
             shrunk = min(max(rate / max(2 * rate + numbers[TRIAL_SUM] - numbers[SUM], 1e-300), 0.1), 0.5)
         numbers[RADIUS] = shrunk * min(numbers[RADIUS], length)
-    return judge(matrices, vectors, numbers, counters, n)
+    code = judge(sum_of_squares, context, matrices, vectors, numbers, counters, n)
+    if code == CONVERGED and leaves_saddle(
+        linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters
+    ):
+        return RUNNING
+    return code
 
 
 def polish(
@@ -646,6 +811,7 @@ def advance(
             if look(linearize, context, system, offset, matrices, vectors, numbers, counters):
                 move(matrices, vectors, numbers)
                 counters[STARTED] = 1
+                numbers[START_SUM] = numbers[SUM]
                 # z, too: parameters that start at 0 have no size
                 reach = math.sqrt(dot(matrices[TRIANGLE], p, p, 0, p))
                 numbers[RADIUS] *= max(length_of(vectors, THETA), reach)

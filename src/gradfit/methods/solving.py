@@ -11,7 +11,9 @@ import functools
 import inspect
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from gradfit.compiler.callbacks import Callbacks, trampoline_object
 from gradfit.compiler.compiled import ModelCode, NativeKernel, address_of
 from gradfit.compiler.kernel import Kernel
 from gradfit.compiler.native import Function, compiled, load
+from gradfit.compiler.solver import Entry, Size
 from gradfit.errors import ModelError
 from gradfit.methods import marquardt
 from gradfit.typing import Floats
@@ -28,6 +31,18 @@ EXACT_RANK = float(np.finfo(np.float64).eps)  # times max(n, p): rounding of an 
 NUMERIC_RANK = 1e-8  # finite differences carry about ten digits
 INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
 JOB = 11  # words
+P, ONE_MORE, TWO_MORE = Size("p"), Size("p", more=1), Size("p", more=2)
+# Shapes of the solver's arrays, and what is called from outside.
+STATE: dict[str, tuple[Size, ...]] = {
+    "system": (ONE_MORE, Size("n")),
+    "offset": (Size("n"),),
+    "matrices": (Size(more=marquardt.MATRICES), ONE_MORE, TWO_MORE),
+    "vectors": (Size(more=marquardt.VECTORS), P),
+    "numbers": (Size(more=marquardt.NUMBERS),),
+    "counters": (Size(more=marquardt.COUNTERS),),
+    "history": (Size("rows"), Size("p", 2, marquardt.HISTORY)),
+}
+SOLVE = Entry("gf_solve", "solve", ("n", "p", "rows"), STATE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,9 @@ class Solver:
             self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
             self.function, context = _calling_solver(), address_of(self.callbacks.context)
         parts = (offset, matrices, vectors, numbers, counters)
-        self.job[:] = (n, p, 0, context, begin, *[begin + 8 * part.start for part in parts], 0)
+        # of what the algorithm takes: context, system, offset, matrices, vectors, numbers, counters
+        self.addresses = (context, begin, *[begin + 8 * part.start for part in parts])
+        self.job[:] = (n, p, 0, *self.addresses, 0)
         self.place = begin + 8 * job.start
 
     @property
@@ -174,16 +191,18 @@ def conclude(kernel: Kernel, theta: Floats, lower: Floats, upper: Floats, *, exa
 
 @functools.cache
 def _solver_object() -> bytes:
-    key = repr(("solver", inspect.getsource(marquardt), inspect.getsource(translator)))
-    return compiled(key, lambda: translator.solver_ir(marquardt))
+    return algorithm_object([marquardt], [SOLVE])
+
+
+def algorithm_object(modules: Sequence[ModuleType], entries: Sequence[Entry]) -> bytes:
+    """Compile an algorithm that asks a model for its numbers."""
+    key = repr(("solver", *map(inspect.getsource, modules), inspect.getsource(translator), tuple(entries)))
+    return compiled(key, lambda: translator.solver_ir(modules, entries))
 
 
 def solver_of(code: ModelCode, *, weighted: bool) -> Function:
     """Link the solver with a compiled model, once."""
-    if weighted not in code.solvers:
-        library = load([_solver_object(), code.model_object(weighted)], ["gf_solve"])
-        code.solvers[weighted] = Function(library, "gf_solve", ctypes.c_int64, 1)
-    return code.solvers[weighted]
+    return code.linked("gf_solve", weighted=weighted, algorithm=_solver_object)
 
 
 @functools.cache

@@ -161,6 +161,10 @@ class Parameters:
         """Every number of every parameter as one vector, in the order of ``all_elements``; differentiable."""
         return torch.cat([value.reshape(-1) for value in self.namer(theta.dtype)(theta).values()])
 
+    def all_values_of(self, points: Floats) -> Floats:
+        """Every number at each of some free vectors (m, p): (m, numbers)."""
+        return np.array([self.all_values(torch.from_numpy(point)).numpy() for point in np.ascontiguousarray(points)])
+
     def leaves(self, theta: Tensor) -> list[Tensor]:
         """Cut a free vector into the tensors an optimizer holds: one, or one per parameter with its shape."""
         if self.packed:

@@ -38,10 +38,21 @@ class Band:
         return iter((self.value, self.lower, self.upper))
 
 
-def quantile(level: float, dof: float) -> float:
-    """Two-sided quantile: Student's t with ``dof`` degrees of freedom, the normal one for infinity; NaN for dof <= 0."""
+def check_level(level: float) -> None:
+    """Refuse a level of confidence that is none.
+
+    Raises
+    ------
+    OptionError
+        It is no number between 0 and 1.
+    """
     if isinstance(level, (bool, str)) or not 0 < level < 1:
         raise OptionError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95.")
+
+
+def quantile(level: float, dof: float) -> float:
+    """Two-sided quantile: Student's t with ``dof`` degrees of freedom, the normal one for infinity; NaN for dof <= 0."""
+    check_level(level)
     if math.isinf(dof):
         return float(scipy.special.ndtri(0.5 + level / 2))
     return float(scipy.special.stdtrit(dof, 0.5 + level / 2)) if dof > 0 else math.nan

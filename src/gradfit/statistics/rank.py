@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from gradfit.compiler.kernel import Linearization
 from gradfit.compiler.correlated import AnyKernel
+from gradfit.compiler.kernel import Linearization
 from gradfit.errors import ModelError
 from gradfit.typing import Floats
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradfit.errors import DataError, unknown
 from gradfit.statistics.diagnosis import Diagnosis
+from gradfit.statistics.findings import Finding
 from gradfit.statistics.goodness import Goodness
 from gradfit.statistics.rounding import rounded
 from gradfit.typing import Floats
@@ -211,6 +212,7 @@ class FitRecord:
     diagnosis: Diagnosis
     points: Points
     source: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 def history(solution_columns: Mapping[str, Floats], names: Sequence[str]) -> History:

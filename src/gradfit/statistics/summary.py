@@ -20,10 +20,12 @@ from gradfit.methods.method import Method, Status
 from gradfit.methods.stopping import ARRIVED
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters, elements
-from gradfit.statistics.covariance import Covariance, covariance, propagate
+from gradfit.statistics.covariance import Covariance, covariance, is_plain, propagate
 from gradfit.statistics.diagnosis import Diagnosis, diagnose
+from gradfit.statistics.findings import Facts, Finding, find
 from gradfit.statistics.goodness import Goodness, goodness
 from gradfit.statistics.intervals import t_interval
+from gradfit.statistics.rank import DIFFERENCES, DOUBLE, SINGLE
 from gradfit.statistics.record import LEVEL, Estimate, FitRecord, ModelRecord, Points, history
 from gradfit.typing import Floats
 
@@ -61,6 +63,29 @@ class Fitted:
         return _covariance(self.outcome, self.kernel, self.setting)
 
     @property
+    def shortcoming(self) -> str:
+        """What the data do not determine, or leave no means to know, in a successful fit: sentences, or "". A network has none.
+
+        Nobody expects errors of a network's weights, which are hardly ever determined one by one.
+        """
+        outcome, setting = self.outcome, self.setting
+        conclusion = outcome.conclusion
+        if conclusion is None or not outcome.solution.status.success or setting.model.kind == "module":
+            return ""
+        if is_plain(conclusion, outcome.kernel) and setting.data.n > len(outcome.solution.theta):
+            return ""
+        spread, names = self.covariance, setting.parameters.free_elements
+        return " ".join(
+            _no_error([name for name, own in zip(names, spread.reasons, strict=True) if own == reason], reason, spread)
+            for reason in spread.grave
+        )
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom of the noise estimate; infinite where the noise is known."""
+        return _dof(self.outcome, self.kernel.loss_kind, self.setting)
+
+    @property
     def plain(self) -> bool:
         """Whether every parameter is free and a single number: then theta is all there is to know of their values."""
         parameters = self.setting.parameters
@@ -93,7 +118,7 @@ def summarize(fitted: Fitted) -> FitRecord:
         status=solution.status.name.lower(),
         success=solution.status.success,
         message=solution.message,
-        warnings=_warnings(outcome, setting, estimates, kernel, quality),
+        warnings=_warnings(outcome, setting, estimates, kernel, quality, spread),
         loss_name=kernel.loss_function.name,
         loss=outcome.loss,
         validation_loss=math.nan if outcome.validation_loss is None else outcome.validation_loss,
@@ -114,6 +139,7 @@ def summarize(fitted: Fitted) -> FitRecord:
         history=history(solution.columns, setting.parameters.free_elements),
         diagnosis=_diagnosis(outcome, setting),
         points=_points(outcome, kernel, setting),
+        findings=_findings(outcome, kernel, setting, spread),
     )
 
 
@@ -134,22 +160,23 @@ def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
 
 def _covariance(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Covariance:
     conclusion, p = outcome.conclusion, len(outcome.solution.theta)
-    why = _why_no_errors(outcome, kernel)
+    why = why_no_errors(outcome, kernel)
     if conclusion is None or why:
         unknown = np.full((p, p), np.nan) if p <= MAX_LINEARIZED else np.empty((0, 0))  # a network's would fill the memory
         return Covariance(unknown, "none", (why,) * p, math.nan)
     return covariance(
         conclusion,
+        outcome.kernel,
+        outcome.solution.theta,
         lambda: cast(Linearization, outcome.near),
         n=setting.data.n,
-        kind=kernel.loss_kind,
         absolute=setting.absolute_sigma,
         names=setting.parameters.free_elements,
         at_bound=_on_bound(outcome, setting) if setting.parameters.bounded else None,
     )
 
 
-def _why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
+def why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
     """Say why a fit has no errors to give; "" where it has."""
     status = outcome.solution.status
     if status is Status.NOT_FINITE:
@@ -246,8 +273,40 @@ def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
     )
 
 
+def _findings(outcome: Outcome, kernel: AnyKernel, setting: Setting, spread: Covariance) -> tuple[Finding, ...]:
+    """Look at the solution and its residuals; a network, and a fit that did not reach its minimum, have none to look at."""
+    if setting.model.kind == "module" or outcome.near is None or why_no_errors(outcome, kernel):
+        return ()
+    near, data, parameters = outcome.near, setting.data, setting.parameters
+    counts = kernel.loss_kind == "robust" and kernel.loss_function.name == "poisson"  # weighted: no likelihood, no bend either
+    columns = list(data.columns.values())
+    model_error = SINGLE if outcome.kernel.dtype == torch.float32 else DOUBLE
+    return find(
+        Facts(
+            names=parameters.free_elements,
+            theta=outcome.solution.theta,
+            at_bound=_on_bound(outcome, setting),
+            bounds=np.stack([parameters.lower, parameters.upper]),
+            covariance=spread.matrix,
+            jacobian=near.jacobian,
+            residual=-near.residual,
+            difference=data.white(data.target - near.prediction),
+            prediction=near.prediction,
+            weight=(near.weight if data.sigma is None else near.weight * data.sigma) ** 2,
+            x=columns[0] if len(columns) == 1 and columns[0].ndim == 1 else None,
+            rows=data.row_numbers,
+            kind="custom" if counts else kernel.loss_kind,
+            absolute=setting.absolute_sigma,
+            correlated=data.covariance is not None,
+            signal=math.sqrt(float(np.mean(data.white(data.target) ** 2))),
+            error=max(model_error, DIFFERENCES) if kernel.numeric else model_error,
+            single=data.single or kernel.dtype == torch.float32,
+        )
+    )
+
+
 def _warnings(
-    outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: AnyKernel, quality: Goodness
+    outcome: Outcome, setting: Setting, estimates: Sequence[Estimate], kernel: AnyKernel, quality: Goodness, spread: Covariance
 ) -> tuple[str, ...]:
     status = outcome.solution.status
     found = [] if status.success else [outcome.solution.message]
@@ -259,7 +318,11 @@ def _warnings(
     for estimate in estimates:
         if estimate.reason and status.success:
             by_reason.setdefault(estimate.reason, []).append(estimate.name)
-    found += [f"no error is given for {_some(names)}: {reason}." for reason, names in by_reason.items()]
+    found += [_no_error(names, reason, spread) for reason, names in by_reason.items()]
+    if spread.exact and status.success:
+        found.append(
+            "the data are fitted to rounding: errors from such residuals say nothing about noise; pass sigma=, absolute_sigma=True."
+        )
     if assumed and status.success and found_nothing:
         found.append(f"the model explains almost nothing, from a start that was assumed for {_some(assumed)}; pass start=.")
     left_out = {"missing values": setting.dropped, "weight 0": setting.data.weightless}
@@ -267,6 +330,12 @@ def _warnings(
     if kernel.numeric:
         found.append(kernel.reason)
     return tuple(found)
+
+
+def _no_error(names: Sequence[str], reason: str, spread: Covariance) -> str:
+    """Say which parameters have no error, why, and what that means."""
+    detail = spread.grave.get(reason, "")
+    return f"no error is given for {_some(names)}: {reason}{f' ({detail})' if detail else ''}."
 
 
 def _some(names: Sequence[str]) -> str:

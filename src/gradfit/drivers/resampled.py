@@ -1,0 +1,149 @@
+"""The same fit to many resampled data sets: compiled, on all cores, where the model is; one after the other where it is not.
+
+Each fit begins at the parameters of the original. How the data are drawn is the caller's affair; they are drawn in the main thread,
+in order, so the results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradfit.compiler.compiled import NativeKernel
+from gradfit.compiler.correlated import AnyKernel
+from gradfit.data.dataset import Dataset
+from gradfit.drivers.monitor import counted
+from gradfit.methods import marquardt
+from gradfit.methods.refitting import MAX_STEPS, Refits, refit
+from gradfit.methods.solving import INVOLVED, Solver
+from gradfit.model.parameters import Parameters
+from gradfit.typing import Floats
+
+CHUNK = 500_000  # rows drawn at a time: 4 MB a column, and some ten milliseconds of work between two looks at interrupt and bar
+ENOUGH = 1e-6  # of the variance: a thousandth of a standard error is left, and the last step is still taken
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Resampled data sets.
+
+    Attributes
+    ----------
+    index
+        (count, n), which rows each consists of; None: each its own, in order.
+    target
+        (count, n), new values of the target; None: those of the rows.
+    """
+
+    index: np.ndarray | None = None
+    target: Floats | None = None
+
+
+def refit_resampled(
+    kernel: AnyKernel,
+    data: Dataset,
+    theta: Floats,
+    parameters: Parameters,
+    draw: Callable[[int], Drawn],
+    count: int,
+    *,
+    known: bool,
+    threads: int | None,
+    progress: bool | None,
+) -> Refits:
+    """Fit to ``count`` data sets.
+
+    Parameters
+    ----------
+    kernel, data
+        The model, and the rows that are resampled.
+    theta
+        Where each fit begins, (p,).
+    draw
+        Gives so many more data sets.
+    known
+        Whether the variance of a residual in units of sigma is known, as 1.
+    threads
+        At most; None: as many as there are cores. More than one helps compiled models only.
+    """
+    at_once = max(1, min(CHUNK // data.n, count))
+    parts: list[Refits] = []
+    native = isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares"
+    workers = (threads or cores()) if native else 1
+    with ThreadPoolExecutor(workers) as pool, counted(count, "refitting", progress) as advance:
+        for begun in range(0, count, at_once):
+            size = min(at_once, count - begun)
+            drawn = draw(size)
+            if isinstance(kernel, NativeKernel) and native:
+                parts += _compiled(kernel, data, theta, parameters, drawn, size, known, pool, workers)
+            else:
+                parts.append(_one_by_one(kernel, data, theta, parameters, drawn, size, known, advance))
+            advance(size if native else 0)
+    return Refits(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("theta", "stderr", "sum", "code")))
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compiled(
+    kernel: NativeKernel,
+    data: Dataset,
+    theta: Floats,
+    parameters: Parameters,
+    drawn: Drawn,
+    size: int,
+    known: bool,
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> list[Refits]:
+    """Let each thread fit a part."""
+
+    def part(chosen: slice) -> Refits:
+        index = None if drawn.index is None else drawn.index[chosen]
+        rows: Callable[[Floats], Floats] = (lambda column: column) if index is None else (lambda column: column[index])
+        target = rows(data.target) if drawn.target is None else drawn.target[chosen]
+        weight = None if data.sigma is None else rows(1 / data.sigma)
+        tables = [*map(rows, data.columns.values()), target, *([] if weight is None else [weight])]
+        offsets = np.broadcast_to(target if weight is None else target * weight, (chosen.stop - chosen.start, data.n))
+        return refit(
+            kernel, theta, parameters.lower, parameters.upper, tables, offsets, variance=1.0 if known else 0.0, enough=ENOUGH
+        )
+
+    edges = np.linspace(0, size, min(workers, size) + 1).astype(int).tolist()
+    return list(pool.map(part, map(slice, edges[:-1], edges[1:])))
+
+
+def _one_by_one(
+    kernel: AnyKernel,
+    data: Dataset,
+    theta: Floats,
+    parameters: Parameters,
+    drawn: Drawn,
+    size: int,
+    known: bool,
+    advance: Callable[[int], Any],
+) -> Refits:
+    p = len(theta)
+    found, errors, sums, codes = np.full((size, p), np.nan), np.full((size, p), np.nan), np.full(size, np.nan), []
+    for place in range(size):
+        rows = data if drawn.index is None else data.rows(drawn.index[place])
+        rows = rows if drawn.target is None else replace(rows, target=drawn.target[place], block=None)
+        solver = Solver(kernel.on(rows), theta, parameters.lower, parameters.upper, exact=not kernel.numeric)
+        code, _ = solver.run(MAX_STEPS)
+        codes.append(code)
+        found[place] = solver.theta
+        if code != marquardt.NOT_FINITE:
+            conclusion = solver.conclusion()
+            variance = 1.0 if known else conclusion.sum / max(data.n - p, 1)
+            sums[place] = conclusion.sum
+            errors[place] = np.sqrt(np.diag(conclusion.inverse) * variance)
+            errors[place, ~(conclusion.undetermined < INVOLVED)] = np.nan
+        advance(1)
+    return Refits(found, errors, sums, np.array(codes, dtype=np.int64))

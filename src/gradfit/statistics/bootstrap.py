@@ -1,0 +1,227 @@
+r"""The bootstrap: how the estimates scatter when the data are drawn again, in a way the data themselves suggest.
+
+============  ==============================================================  ==================================================
+scheme        a resampled data set                                            holds where
+============  ==============================================================  ==================================================
+residual      :math:`f_i + \sigma_i e^*`, e* drawn from the residuals         errors alike at all points, in units of sigma,
+              :math:`r_i/\sqrt{1 - h_i}`, centred                             of any distribution
+pairs         n rows drawn from the n rows                                    rows independent; errors may differ from row to row
+parametric    :math:`f_i + s\sigma_i z`, z normal; for counts                 the distribution assumed in the fit
+              Poisson numbers of mean :math:`f_i`
+============  ==============================================================  ==================================================
+
+with h the leverage. With a covariance matrix :math:`LL^T` of the points, whitened residuals are drawn, and L times them added.
+
+Intervals: *studentized*, :math:`\theta - q_{1-\alpha/2} s_\theta` to :math:`\theta - q_{\alpha/2} s_\theta` with q the quantiles of
+:math:`(\theta^* - \theta)/s_{\theta^*}`, which like Student's t allows for the error of the error; and *percentile*, the quantiles of
+:math:`\theta^*`, for which a few points are too few.
+
+References
+----------
+Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, sections 2.4, 5.2, 6.2-6.3 and 7.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gradfit.drivers.resampled import Drawn, refit_resampled
+from gradfit.errors import FitError, OptionError, unknown
+from gradfit.statistics.intervals import check_level
+from gradfit.statistics.summary import Fitted, why_no_errors
+from gradfit.typing import Floats
+
+SCHEMES = ("residual", "pairs", "parametric")
+METHODS = ("studentized", "percentile")
+RESAMPLES = 1000
+MANY_FAILED = 0.05  # of the resamples: beyond, what is left is no fair sample
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampled estimates.
+
+    Attributes
+    ----------
+    names
+        Parameters that are not fixed, in the order of the columns.
+    samples
+        (resamples, p), estimates of those fits that converged.
+    stderrs
+        (resamples, p), their standard errors; NaN where there is none (tied parameters, other losses).
+    values, errors
+        The original estimates and standard errors, (p,).
+    failed
+        How many fits did not converge.
+    scheme, seed
+        How, and from what seed, the data were drawn.
+    """
+
+    names: tuple[str, ...]
+    samples: Floats
+    stderrs: Floats
+    values: Floats
+    errors: Floats
+    failed: int
+    scheme: str
+    seed: int
+
+    @property
+    def covariance(self) -> Floats:
+        """Covariance of the estimates over the resamples, (p, p)."""
+        return np.atleast_2d(np.cov(self.samples, rowvar=False)) if len(self.names) else np.empty((0, 0))
+
+    @property
+    def stderr(self) -> dict[str, float]:
+        """Standard deviation of each estimate over the resamples."""
+        return dict(zip(self.names, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
+
+    def intervals(self, level: float = 0.95, method: str = "studentized") -> dict[str, tuple[float, float]]:
+        """Interval of each parameter; "studentized" (percentile where there are no standard errors) or "percentile".
+
+        Raises
+        ------
+        OptionError
+            A level outside (0, 1) or too high for so few resamples, an unknown method.
+        """
+        check_level(level)
+        if method not in METHODS:
+            raise OptionError(unknown("method of the bootstrap interval", method, METHODS))
+        if len(self.samples) * (1 - level) < 2:
+            needed = math.ceil(2 / (1 - level))
+            raise OptionError(f"{len(self.samples)} resamples do not tell a level of {level}; it needs {needed} or more.")
+        return {name: self._interval(place, level, method) for place, name in enumerate(self.names)}
+
+    def _interval(self, place: int, level: float, method: str) -> tuple[float, float]:
+        tails = [0.5 - level / 2, 0.5 + level / 2]
+        own, error = self.values[place], self.errors[place]
+        errors = self.stderrs[:, place]
+        usable = np.isfinite(errors) & (errors > 0)
+        if method == "percentile" or not math.isfinite(error) or usable.sum() < (1 - MANY_FAILED) * len(errors):
+            lower, upper = np.quantile(self.samples[:, place], tails)
+            return float(lower), float(upper)
+        low, high = np.quantile((self.samples[usable, place] - own) / errors[usable], tails)
+        return float(own - high * error), float(own - low * error)
+
+    def __repr__(self) -> str:
+        """Show how many, and how they were drawn."""
+        lost = f", {self.failed} more failed" if self.failed else ""
+        return f"Bootstrap({len(self.samples)} resamples of {', '.join(self.names)}; {self.scheme}, seed {self.seed}{lost})"
+
+
+def bootstrap(
+    fitted: Fitted,
+    *,
+    resamples: int = RESAMPLES,
+    scheme: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Bootstrap:
+    """Fit again to resampled data.
+
+    Raises
+    ------
+    OptionError
+        Numbers that are none, an unknown scheme, or one that this loss or these data cannot have.
+    FitError
+        The fit itself is not at a minimum, or no resample converged.
+    """
+    _check_numbers(resamples, seed, threads)
+    chosen = _scheme(fitted, scheme)
+    outcome, setting = fitted.outcome, fitted.setting
+    why = why_no_errors(outcome, fitted.kernel)
+    if why:
+        raise FitError(f"there is nothing to resample: {why}.")
+    parameters = setting.parameters
+    draw = _drawing(fitted, chosen, np.random.default_rng(seed))
+    refits = refit_resampled(
+        outcome.kernel, setting.data, outcome.solution.theta, parameters, draw, resamples,
+        known=setting.absolute_sigma or fitted.kernel.loss_kind == "likelihood", threads=threads, progress=progress,
+    )  # fmt: skip
+    converged = refits.converged
+    if not converged.any():
+        raise FitError(f"none of {resamples} resampled fits converged; the data may hardly determine the parameters.")
+    return _collected(fitted, refits.theta[converged], refits.stderr[converged], resamples - int(converged.sum()), chosen, seed)
+
+
+def _check_numbers(resamples: int, seed: int, threads: int | None) -> None:
+    for name, value, least in (("resamples", resamples, 2), ("seed", seed, 0), ("threads", 1 if threads is None else threads, 1)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise OptionError(f"{name} is {value!r}; expected a whole number, {least} or more.")
+
+
+def _scheme(fitted: Fitted, scheme: str | None) -> str:
+    kernel, data = fitted.kernel, fitted.setting.data
+    kind = kernel.loss_kind
+    if scheme is None:
+        return {"likelihood": "parametric", "custom": "pairs"}.get(kind, "residual")
+    if scheme not in SCHEMES:
+        raise OptionError(unknown("scheme of the bootstrap", scheme, SCHEMES))
+    if scheme == "pairs" and data.covariance is not None:
+        raise OptionError("rows with a covariance matrix cannot be drawn one by one; use scheme='residual' or 'parametric'.")
+    if scheme == "residual" and kernel.loss_function.name == "poisson":
+        raise OptionError("residuals of counts are not alike at all points; use scheme='parametric' or 'pairs'.")
+    if scheme == "parametric" and kind not in ("least_squares", "likelihood"):
+        raise OptionError(
+            f"the loss {kernel.loss_function.name} assumes no distribution to draw from; use scheme='residual' or 'pairs'."
+        )
+    return scheme
+
+
+def _drawing(fitted: Fitted, scheme: str, generator: np.random.Generator) -> Callable[[int], Drawn]:
+    """Give the function that draws data sets."""
+    data, n = fitted.setting.data, fitted.setting.data.n
+    if scheme == "pairs":
+        return lambda count: Drawn(index=generator.integers(0, n, (count, n)))
+    kernel, theta = fitted.outcome.kernel, fitted.outcome.solution.theta
+    with torch.no_grad():
+        prediction = kernel.predict(torch.as_tensor(theta, dtype=kernel.dtype)).double().numpy()
+    if fitted.kernel.loss_kind == "likelihood":
+        return lambda count: Drawn(target=generator.poisson(prediction, (count, n)).astype(np.float64))
+
+    def with_errors(white: Floats) -> Drawn:
+        """Add errors, (count, n) in units of sigma."""
+        if data.covariance is not None:
+            return Drawn(target=prediction + white @ data.cholesky.T)
+        return Drawn(target=prediction + (white if data.sigma is None else white * data.sigma))
+
+    if scheme == "parametric":
+        deviation = math.sqrt(fitted.covariance.scale)
+        return lambda count: with_errors(deviation * generator.standard_normal((count, n)))
+    pool = _modified_residuals(fitted, prediction)
+    return lambda count: with_errors(pool[generator.integers(0, n, (count, n))])
+
+
+def _modified_residuals(fitted: Fitted, prediction: Floats) -> Floats:
+    r"""Residuals in units of sigma, over :math:`\sqrt{1 - h}` so that all have the errors' variance, and centred; (n,)."""
+    data, near = fitted.setting.data, fitted.outcome.near
+    assert near is not None
+    _, jacobian = fitted.outcome.kernel.residual(fitted.outcome.solution.theta)
+    norms = np.linalg.norm(jacobian, axis=0)
+    q, _ = np.linalg.qr((jacobian / np.where(norms > 0, norms, 1.0))[:, np.isfinite(np.diag(fitted.covariance.matrix))])
+    leverage = np.minimum((q**2).sum(axis=1), 1 - 1e-9)  # a point that decides alone has no residual to scale
+    residual = data.white(data.target - prediction) / np.sqrt(1 - leverage)
+    return np.asarray(residual - residual.mean())
+
+
+def _collected(fitted: Fitted, theta: Floats, stderr: Floats, failed: int, scheme: str, seed: int) -> Bootstrap:
+    """All parameters that are not fixed, tied ones computed from the others."""
+    parameters, own = fitted.setting.parameters, fitted.outcome.solution.theta
+    errors = np.sqrt(np.diag(fitted.covariance.matrix))
+    names = parameters.free_elements
+    if parameters.ties:
+        kept = [place for place, name in enumerate(parameters.all_elements) if not parameters.specs[name.partition("[")[0]].fixed]
+        names = tuple(parameters.all_elements[place] for place in kept)
+        free = {name: place for place, name in enumerate(parameters.free_elements)}
+        nothing = np.full(len(theta), np.nan)
+        stderr = np.stack([stderr[:, free[name]] if name in free else nothing for name in names], axis=1)
+        errors = np.array([errors[free[name]] if name in free else np.nan for name in names])
+        theta, own = (parameters.all_values_of(points)[:, kept] for points in (theta, own[None]))
+        own = own[0]
+    return Bootstrap(names, theta, stderr, own, errors, failed, scheme, seed)
