@@ -50,6 +50,8 @@ from gradfit.methods.optimizers import (
 from gradfit.methods.stopping import EarlyStopping
 from gradfit.typing import Floats
 
+HAIR = 1e-7  # of a bound, in the units of the descent: nearer is on it
+
 
 @dataclass(frozen=True)
 class Averaging:
@@ -180,8 +182,6 @@ class GradientDescent:
         """Refuse what this optimizer cannot do on this problem."""
         if self.early_stopping is not None and problem.validation is None:
             raise OptionError("early_stopping watches the validation loss; pass validation=0.2, rows, or a data set.")
-        if self.needs_closure and problem.parameters.bounded:
-            raise ParameterError("LBFGS cannot keep bounds: its memory of curvature ends at them. Use method='lm' or 'adam'.")
         if self.needs_closure and self.batch_size is not None:
             raise OptionError("LBFGS compares losses between steps, so it needs all rows in each; leave batch_size out.")
         if self.name == "Muon":
@@ -310,6 +310,8 @@ class DescentRun:
         self.bare_step = None if method.needs_closure else bare_step(self.optimizer)
         self.weight = self.inverse_loss if self.scaled else torch.tensor(1.0, dtype=dtype)
         self.limits = self._limits()
+        # on a bound, for an optimizer that searches
+        self.held = [torch.zeros_like(leaf, dtype=torch.bool) for leaf in self.leaves]
         self.generator = torch.Generator().manual_seed(int(problem.seed))
         self.epoch = 0
         self.average = self._averaged()
@@ -351,13 +353,9 @@ class DescentRun:
     def _descend(self, rows: Tensor | None) -> tuple[float, Tensor]:
         """One step of the optimizer; gives loss and gradient before it, in the user's units."""
         if self.method.needs_closure:
-            before = self._search(rows)
+            before = self._search(rows) if self.limits is None else self._search_within(rows, self.limits)
         else:
-            for leaf in self.leaves:
-                leaf.grad = None  # what Optimizer.zero_grad does, without its bookkeeping for the profiler
-            loss = self.problem.kernel.loss(self._point(), rows)
-            loss.backward(self.weight)  # type: ignore[no-untyped-call]
-            before = loss.item(), self._gradient()
+            before = self._evaluate(rows).item(), self._gradient()
             if self.bare_step is None:
                 self.optimizer.step()
             else:
@@ -369,17 +367,49 @@ class DescentRun:
                     leaf.clamp_(lower, upper)
         return before
 
+    def _search_within(self, rows: Tensor | None, limits: list[tuple[Tensor, Tensor]]) -> tuple[float, Tensor]:
+        """The same within bounds: on the numbers that are not held on a bound, with a memory that ends where these change.
+
+        A number is held where the loss falls beyond its bound. The search sees the loss along the path as the bounds bend it; what it
+        learned of the curvature holds for the straight path, and is forgotten when a bound was met.
+        """
+        self._evaluate(rows)
+        held = []
+        for leaf, (lower, upper) in zip(self.leaves, limits, strict=True):
+            assert leaf.grad is not None
+            # A search that meets a bound ends a hair before it.
+            low = (leaf <= lower + HAIR * (1 + lower.abs())) & lower.isfinite() & (leaf.grad > 0)
+            high = (leaf >= upper - HAIR * (1 + upper.abs())) & upper.isfinite() & (leaf.grad < 0)
+            with torch.no_grad():
+                leaf.copy_(torch.where(low, lower, torch.where(high, upper, leaf)))
+            held.append(low | high)
+        if not all(map(torch.equal, held, self.held)):
+            self.optimizer.state.clear()
+        self.held = held
+        before = self._search(rows)
+        if any(bool(((leaf < lower) | (leaf > upper)).any()) for leaf, (lower, upper) in zip(self.leaves, limits, strict=True)):
+            self.optimizer.state.clear()
+        return before
+
+    def _evaluate(self, rows: Tensor | None) -> Tensor:
+        """Loss, and its gradient in the leaves."""
+        for leaf in self.leaves:
+            leaf.grad = None  # what Optimizer.zero_grad does, without its bookkeeping for the profiler
+        loss = self.problem.kernel.loss(self._point(), rows)
+        loss.backward(self.weight)  # type: ignore[no-untyped-call]
+        return loss
+
     def _search(self, rows: Tensor | None) -> tuple[float, Tensor]:
         """One step of an optimizer that evaluates the loss itself; gives loss and gradient before it."""
         first: list[tuple[float, Tensor]] = []
 
         def closure() -> Tensor:
-            for leaf in self.leaves:
-                leaf.grad = None
-            loss = self.problem.kernel.loss(self._point(), rows)
-            loss.backward(self.weight)  # type: ignore[no-untyped-call]
+            loss = self._evaluate(rows)
             if not first:  # LBFGS evaluates several times a step; the history wants where it stood before
                 first.append((loss.item(), self._gradient()))
+            for leaf, held in zip(self.leaves, self.held, strict=True):
+                assert leaf.grad is not None
+                leaf.grad[held] = 0.0
             return loss.detach() * self.inverse_loss if self.scaled else loss
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -387,7 +417,10 @@ class DescentRun:
 
     def _point(self) -> Tensor:
         """Parameters in the user's units, (p,); differentiable by the leaves."""
-        joined = self.leaves[0] if self.packed else torch.cat([leaf.reshape(-1) for leaf in self.leaves])
+        leaves = self.leaves
+        if self.limits is not None and self.method.needs_closure:  # a search looks beyond
+            leaves = [leaf.clamp(*sides) for leaf, sides in zip(self.leaves, self.limits, strict=True)]
+        joined = leaves[0] if self.packed else torch.cat([leaf.reshape(-1) for leaf in leaves])
         return joined * self.factor if self.scaled else joined
 
     def _theta(self) -> Tensor:
