@@ -154,6 +154,34 @@ def residual_figure(record: FitRecord) -> Any:
     return figure
 
 
+@dataclass(frozen=True)
+class Region:
+    """Joint confidence region of two parameters at a level.
+
+    Attributes
+    ----------
+    profile, ellipse
+        Its edge by profile likelihood, and by the covariance, (m, 2) each; NaN where the edge is not known.
+    """
+
+    level: float
+    profile: Floats
+    ellipse: Floats
+
+
+def contour_figure(names: tuple[str, str], center: tuple[float, float], regions: Sequence[Region]) -> Any:
+    """Regions of two parameters: the profile as a line, the ellipse of the covariance dashed."""
+    figure, axes = _figure(f"{names[0]} and {names[1]}: joint confidence regions")
+    for region, color in zip(regions, (BLUE, ORANGE, GREY, BLACK) * len(regions), strict=False):
+        for edge, style, what in ((region.profile, "-", "profile"), (region.ellipse, "--", "covariance")):
+            closed = np.vstack([edge, edge[:1]])
+            axes.plot(closed[:, 0], closed[:, 1], style, color=color, linewidth=1.2, label=f"{100 * region.level:.4g}% {what}")
+    axes.plot(*center, "o", color=BLACK, markersize=4)
+    _label(axes, *names)
+    _legend(axes)
+    return figure
+
+
 def history_figure(record: FitRecord) -> Any:
     """Learning curves: training and validation loss by epoch, with the verdict."""
     history, found = record.history, record.diagnosis
