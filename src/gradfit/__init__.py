@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradfit.api import fit, load
+    from gradfit.compat.scipy import curve_fit
     from gradfit.errors import (
         DataError,
         FitError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         OptionError,
         ParameterError,
         StorageError,
+        UndeterminedWarning,
     )
     from gradfit.methods.gradient_descent import Averaging, GradientDescent
     from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
@@ -51,6 +53,8 @@ _HOMES = {
     "Parameter": "model.parameters",
     "ParameterError": "errors",
     "StorageError": "errors",
+    "UndeterminedWarning": "errors",
+    "curve_fit": "compat.scipy",
     "diagnose": "statistics.diagnosis",
     "fit": "api",
     "load": "api",
@@ -76,6 +80,8 @@ __all__ = [
     "Parameter",
     "ParameterError",
     "StorageError",
+    "UndeterminedWarning",
+    "curve_fit",
     "diagnose",
     "fit",
     "load",

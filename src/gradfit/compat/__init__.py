@@ -1,0 +1,1 @@
+"""Drop-ins for other libraries: their signatures, their words, their errors; gradfit underneath."""
