@@ -39,6 +39,16 @@ def least_squares(model: Callable[..., Any], data: Data) -> gradfit.FitResult:
     return fit
 
 
+def profile(fit: gradfit.FitResult, level: float) -> np.ndarray:
+    """Profile intervals of a fit at hand, (2 p,)."""
+    return np.ravel(list(fit.intervals(level, kind="profile").values()))
+
+
+def resample(fit: gradfit.FitResult, resamples: int, threads: int | None = None) -> gradfit.Bootstrap:
+    """Refit to resampled residuals, from the fitted point."""
+    return fit.bootstrap(resamples, threads=threads, progress=False)
+
+
 def kernel(model: Callable[..., Any], data: Data) -> Any:
     """Prepare loss and gradient of the model on the data; not timed."""
     described = function_model(model, count=1, target="y")

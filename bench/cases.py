@@ -13,11 +13,12 @@ import torch
 import adapters
 import latency
 import peers_c
+import peers_intervals
 import peers_numpy
 import peers_torch
 from gradfit import FitResult
 from peers import Peer, Unavailable, load
-from problems import Data, celsius, decay, long_decay, noisy_peak, peak, thermometer
+from problems import Data, celsius, decay, kinetics, long_decay, noisy_peak, peak, saturation, thermometer
 from table import Figure, Notice, Row, compared
 from timing import Effort, Run, alone, interleave, one_core
 
@@ -105,6 +106,30 @@ def gaussian(effort: Effort) -> Lines:
     yield Row("Gaussian, 100 points", "Cpufit's 53 us, another day", Figure("time", aim=53e-6), seconds, value=seconds)
 
 
+def intervals(effort: Effort) -> Lines:
+    """Profile intervals of 11 points, 2 parameters; the bootstrap of the Gaussian, 1000 refits, each peer from the fitted point."""
+    level, data = 0.95, kinetics()
+    fit = adapters.least_squares(saturation, data)
+    _ = fit.record  # a fit at hand, of which more is asked
+    run = partial(adapters.profile, fit, level)
+    peers: dict[str, tuple[Callable[[], Peer], Figure]] = {
+        "iminuit minos": (partial(peers_intervals.minos, data, fit, level), Figure("x faster", 1)),
+        "lmfit conf_interval": (partial(peers_intervals.conf_interval, data, level), Figure("x faster", 10)),
+    }
+    for label, (build, figure) in peers.items():
+        yield from _beside("profile, 11 points", label, build, run, figure, effort, run(), 1e-3)
+    resamples, part = 1000, 100
+    data = noisy_peak()
+    fit = adapters.least_squares(peak, data)
+    yield Notice(f"curve_fit was run for {part} resamples and its time multiplied by {resamples // part}")
+    for label, threads in (("curve_fit refits", None), ("curve_fit refits, one thread", 1)):
+        figure = Figure("x faster", 100) if threads is None else Figure()
+        resample = partial(adapters.resample, fit, resamples, threads)
+        refits = partial(peers_intervals.curve_fit_refits, data, fit, part)
+        expected = adapters.resample(fit, part).samples.mean(axis=0)
+        yield from _beside("bootstrap, 1000 resamples", label, refits, resample, figure, effort, expected, 1e-4, resamples / part)
+
+
 def rows(effort: Effort) -> Lines:
     """Loss and gradient of a*exp(-b*x) + c on many rows, float64, on one core."""
     with one_core():
@@ -123,6 +148,7 @@ CASES: dict[str, Callable[[Effort], Lines]] = {
     "optimizers": optimizers,
     "torch-engine": torch_engine,
     "gaussian": gaussian,
+    "intervals": intervals,
     "rows": rows,
     "latency": cold,
 }

@@ -27,6 +27,11 @@ def decay(x: Any, a: Any, b: Any, c: Any) -> Any:
     return a * torch.exp(-b * x) + c
 
 
+def saturation(x: Any, top: Any, half: Any) -> Any:
+    """Michaelis-Menten kinetics; works on torch tensors and arrays alike."""
+    return top * x / (half + x)
+
+
 def wave(x: Any, amplitude: Any, frequency: Any, phase: Any, slope: Any) -> Any:
     """Sine on a slope, for torch: the model that is new, and then seen before."""
     return amplitude * torch.sin(frequency * x + phase) + slope * x
@@ -53,6 +58,13 @@ def noisy_peak(n: int = 100) -> Data:
     x = np.linspace(-5.0, 5.0, n)
     y = 5.0 * np.exp(-(((x - 0.7) / 1.1) ** 2) / 2) + 1.0 + random.normal(0.0, 0.1, n)
     return Data(x, y, {"height": 4.0, "center": 0.0, "width": 1.5, "offset": 0.5})
+
+
+def kinetics() -> Data:
+    """Give eleven points of a saturating curve, noise 0.05, and a start."""
+    x = np.linspace(0.2, 5.0, 11)
+    y = saturation(x, 2.0, 1.1) + np.random.default_rng(4).normal(0.0, 0.05, len(x))
+    return Data(x, y, {"top": 1.5, "half": 1.0})
 
 
 def noisy_wave(n: int = 100) -> Data:

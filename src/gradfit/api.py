@@ -142,7 +142,7 @@ def fit(
     FitError
         The fit failed and ``on_failure="raise"``.
     """
-    _check_choices(engine, on_failure, seed, every, out)
+    _check_choices(engine, on_failure, seed, every, out, progress)
     if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool) or isinstance(weights, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
     shown = (every, out, progress)
@@ -285,7 +285,7 @@ def load(path: str | os.PathLike[str]) -> FitResult:
     return FitResult(record, predictor_for(record, kernel))
 
 
-def _check_choices(engine: str, on_failure: str, seed: object, every: object, out: object) -> None:
+def _check_choices(engine: str, on_failure: str, seed: object, every: object, out: object, progress: object) -> None:
     if engine not in ENGINES:
         raise OptionError(unknown("engine", engine, ENGINES))
     if on_failure not in ("warn", "raise", "ignore"):
@@ -294,6 +294,8 @@ def _check_choices(engine: str, on_failure: str, seed: object, every: object, ou
         raise OptionError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.")
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise OptionError(f"every is {every!r}; expected a whole number of steps, 1 or more.")
+    if progress is not None and not isinstance(progress, bool):
+        raise OptionError(f"progress is {progress!r}; expected True, False, or None for a bar on long work.")
     if out is not None and not hasattr(out, "write"):
         raise OptionError(f"out is {out!r}; expected an open text file, such as sys.stderr.")
 
@@ -382,6 +384,8 @@ def _described_table(model: Any, table: Table, target: str | None, named: set[st
 def _described_arrays(model: Any, arrays: tuple[Any, ...], target: str | None) -> tuple[Table, Model]:
     if isinstance(model, str):
         raise DataError("a formula names its columns; pass them by name: data={'t_u': t_u, 't_c': t_c}.")
+    if target is not None and not isinstance(target, str):
+        raise DataError(f"target is {target!r}; expected a name for what is predicted, so give a text, or leave it out.")
     *inputs, last = arrays
     aim = target or str(getattr(last, "name", None) or "y")
     if isinstance(model, torch.nn.Module):

@@ -11,14 +11,16 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradfit.errors import DataError, GradfitError, ModelError, OptionError, StorageError
+from gradfit.errors import DataError, GradfitError, GradfitWarning, ModelError, OptionError, StorageError
 
 if TYPE_CHECKING:
     from gradfit.result import FitResult
@@ -90,15 +92,33 @@ def fit(
     from gradfit import api
 
     _check_extra(extra, {*options, *signature(api.fit).parameters})
-    result = api.fit(
-        what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
-        fixed=_numbers(fix, "--fix"), tied=_pairs(tie, "--tie") or None, sigma=_sigma(sigma),
-        absolute_sigma=absolute_sigma, weights=weights, loss=loss, f_scale=f_scale, validation=_validation(validation),
-        folds=folds, seed=seed, missing=missing, dtype=dtype, engine=engine, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
-        **given, **extra,
-    )  # fmt: skip
+    with _warnings_in_one_line():
+        result = api.fit(
+            what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
+            fixed=_numbers(fix, "--fix"), tied=_pairs(tie, "--tie") or None, sigma=_sigma(sigma),
+            absolute_sigma=absolute_sigma, weights=weights, loss=loss, f_scale=f_scale, validation=_validation(validation),
+            folds=folds, seed=seed, missing=missing, dtype=dtype, engine=engine, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
+            **given, **extra,
+        )  # fmt: skip
     _show(result, json=json, html=html, plot=plot, save=save)
     raise typer.Exit(0 if result.success else 1)
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print what gradfit warns of as it prints errors: one line on stderr, without a place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", GradfitWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, GradfitWarning):
+                print(f"gradfit: {message}", file=sys.stderr)
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings as python_warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -24,17 +24,19 @@ from gradfit.model.parameters import Parameter, parameters
 from gradfit.report import html, plots, storage, text
 from gradfit.statistics.bootstrap import MANY_FAILED, RESAMPLES, Bootstrap, bootstrap
 from gradfit.statistics.covariance import correlation
-from gradfit.statistics.derived import Derived, Design, derive, ufloats
+from gradfit.statistics.derived import Derived, Design, derive, design, ufloats
 from gradfit.statistics.diagnosis import Diagnosis
 from gradfit.statistics.findings import Finding
 from gradfit.statistics.intervals import band, t_interval
-from gradfit.statistics.profile import Profile, contour, profile
+from gradfit.statistics.profile import Profile, contour, ellipse, profile
 from gradfit.statistics.record import Estimate, FitRecord, History, history
 from gradfit.statistics.summary import Fitted, Short, summarize
 from gradfit.typing import Floats, IntervalKind
 
 KINDS = ("t", "profile", "bootstrap")
 BOOTSTRAP_OPTIONS = ("resamples", "scheme", "seed", "threads", "progress", "method")
+REGIONS = (0.683, 0.954)  # one and two standard deviations of a normal distribution
+CONTOUR_POINTS = 96
 GRAPH_AGREEMENT = 1e-9
 GRAPH_ROWS = 1000
 
@@ -155,9 +157,8 @@ class FitResult:
 
     def _profiled(self, level: float) -> dict[str, tuple[float, float]]:
         found = self.profile(level)
-        for name, (lower, upper) in found.intervals.items():
-            if math.isnan(lower) or math.isnan(upper):
-                python_warnings.warn(f"no profile interval of {name}: {found.reasons[name]}.", FitWarning, stacklevel=3)
+        lost = [name for name, (lower, upper) in found.intervals.items() if math.isnan(lower) or math.isnan(upper)]
+        _tell("profile", {name: found.reasons[name] for name in lost})
         return dict(found.intervals)
 
     def _resampled(self, level: float, method: str = "studentized", **options: Any) -> dict[str, tuple[float, float]]:
@@ -165,10 +166,11 @@ class FitResult:
         if found.failed > MANY_FAILED * (found.failed + len(found.samples)):
             total = found.failed + len(found.samples)
             python_warnings.warn(
-                f"{found.failed} of {total} resampled fits did not converge; the rest is no fair sample.",
+                f"{found.failed} of {total} resampled fits did not converge, or not determine a parameter; the rest is no fair sample.",
                 FitWarning,
                 stacklevel=3,
             )
+        _tell("bootstrap", found.reasons)
         fixed = {name: (estimate.value, estimate.value) for name, estimate in self.params.items() if estimate.fixed}
         intervals = found.intervals(level, method) | fixed
         return {name: intervals[name] for name in self.params}
@@ -226,7 +228,7 @@ class FitResult:
         OptionError
             Numbers that are none, a scheme that is unknown or does not suit the loss.
         FitError
-            The fit is not at a minimum, or no resample converged.
+            The fit is not at a minimum, its residuals tell nothing of errors, or hardly a resample converged.
         ModelError
             A loaded result.
         """
@@ -260,13 +262,7 @@ class FitResult:
         return derive(quantity, self.record, self.values, self._design)
 
     def _design(self) -> Design | None:
-        if isinstance(self._known, FitRecord):
-            return None
-        fitted = self._known
-        near = fitted.outcome.near
-        if near is None or fitted.covariance.kind not in ("least squares", "expected information"):
-            return None
-        return Design(near, fitted.covariance.scale, fitted.setting.parameters.free_elements)
+        return None if isinstance(self._known, FitRecord) else design(self._known)
 
     def ufloats(self) -> dict[str, Any]:
         """Parameters as correlated numbers of the package uncertainties, by name; with them errors propagate by themselves.
@@ -531,6 +527,20 @@ class FitResult:
         """Draw the residuals against the input. Returns a matplotlib figure."""
         return plots.show(plots.residual_figure(self.record), path)
 
+    def plot_contour(
+        self, first: str, second: str, path: str | os.PathLike[str] | None = None, *, levels: Sequence[float] = REGIONS
+    ) -> Any:
+        """Draw the joint confidence regions of two parameters, by profile and by covariance. Returns a matplotlib figure."""
+        plots.require()
+        fitted = self._at_hand("a contour")
+        regions = [
+            plots.Region(level, contour(fitted, first, second, level=level, points=CONTOUR_POINTS),
+                         ellipse(fitted, first, second, level=level, points=CONTOUR_POINTS))
+            for level in levels
+        ]  # fmt: skip
+        center = self.params[first].value, self.params[second].value
+        return plots.show(plots.contour_figure((first, second), center, regions), path)
+
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """Give the report as one self-contained page; also written to ``path`` if given."""
         page = html.page(self.record, self._curve())
@@ -590,6 +600,13 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         return html.fragment(self.record)
+
+
+def _tell(kind: str, reasons: Mapping[str, str]) -> None:
+    """Warn of intervals that are not given, once for each reason."""
+    for reason in dict.fromkeys(reasons.values()):
+        names = ", ".join(name for name, own in reasons.items() if own == reason)
+        python_warnings.warn(f"no {kind} interval of {names}: {reason}.", FitWarning, stacklevel=4)
 
 
 def _is_table(value: Any) -> bool:

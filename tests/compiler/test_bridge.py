@@ -250,6 +250,34 @@ def test_each_counterpart_computes_what_its_host_does(name):
     assert tried or name in ("full_like", "array", "copy", "asarray", "clip")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: np.array([x[0] * x[1], 1.0, np.exp(x[2])]),
+        lambda x: np.asarray([[x[0], 2.0], [x[1] ** 2, x[2]]]),
+        lambda x: np.stack([x, x**2]),
+        lambda x: np.stack([x, x**2], axis=1),
+        lambda x: np.concatenate([x[1:] - x[:-1], np.ones(2), x]),
+        lambda x: np.concatenate([np.stack([x]), np.stack([x * x])], axis=1),
+        lambda x: np.sum(x**2),
+        lambda x: np.sum(np.stack([x, x**3]), axis=0),
+        lambda x: np.mean([x[0], x[1] * x[2]]),
+        lambda x: np.prod(x),
+        lambda x: np.cumsum(x * x),
+        lambda x: np.cumprod(np.stack([x, x * x]), axis=1),
+    ],
+)
+def test_functions_of_whole_arrays_give_numpys_values_and_their_derivative(function):
+    x = np.array([0.7, -1.2, 2.5])
+    ours = on_tensors(function)
+    point = torch.from_numpy(x)
+    assert_allclose(ours(point).numpy(), function(x), rtol=1e-15)
+    derivative = torch.autograd.functional.jacobian(ours, point).numpy()
+    steps = 1e-30j * np.eye(3)
+    expected = np.stack([np.imag(function(x + step)) / 1e-30 for step in steps], axis=-1)
+    assert_allclose(derivative, expected, rtol=1e-14, atol=1e-15)
+
+
 def quiet(function, arguments):
     with np.errstate(all="ignore"):
         result = function(*arguments)

@@ -413,6 +413,78 @@ def test_a_parameter_that_moves_nothing_is_named(solve):
     np.testing.assert_allclose(fit.vectors[lm.UNDETERMINED], [0, 1], atol=1e-6)
 
 
+def two_decays(b, x):
+    return b[0] * np.exp(-b[1] * x) + b[2] * np.exp(-b[3] * x)
+
+
+@pytest.mark.parametrize("way", ["plain", "native"])
+def test_terms_that_start_alike_are_parted(way, solve):
+    x = np.linspace(0, 5, 40)
+    y = two_decays((3, 0.5, 2, 3), x) + np.random.default_rng(0).normal(0, 0.02, 40)
+    alike, apart = Fit(Problem(two_decays, x, y, np.ones(4))), Fit(Problem(two_decays, x, y, np.array([2, 0.4, 1, 4.0])))
+    assert (alike.plain() if way == "plain" else alike.native(solve)) == apart.native(solve) == lm.CONVERGED
+    assert alike.numbers[lm.SUM] == pytest.approx(apart.numbers[lm.SUM], rel=1e-12)
+    np.testing.assert_allclose(sorted(alike.theta), sorted(apart.theta), rtol=1e-7)
+
+
+@pytest.mark.parametrize("way", ["plain", "native"])
+def test_a_minimum_where_the_derivative_is_singular_is_one(way, solve):
+    # Freudenstein and Roth: two functions of two parameters, and a minimum where they are not 0. The derivative is singular there.
+    def functions(b, x):
+        return np.array([-13 + b[0] + ((5 - b[1]) * b[1] - 2) * b[1], -29 + b[0] + ((b[1] + 1) * b[1] - 14) * b[1]])
+
+    fit = Fit(Problem(functions, np.zeros(2), np.zeros(2), np.array([0.5, -2.0])))
+    assert (fit.plain() if way == "plain" else fit.native(solve)) == lm.CONVERGED
+    assert fit.numbers[lm.SUM] == pytest.approx(48.98425368, rel=1e-8)
+    assert fit.counters[lm.CURVED] == 1
+    assert fit.numbers[lm.DISTANCE] < lm.ARRIVED
+
+
+def test_functions_that_vanish_with_their_derivative_are_solved(solve):
+    def functions(b, x):  # Powell's singular function
+        return np.array(
+            [b[0] + 10 * b[1], math.sqrt(5) * (b[2] - b[3]), (b[1] - 2 * b[2]) ** 2, math.sqrt(10) * (b[0] - b[3]) ** 2]
+        )
+
+    fit = Fit(Problem(functions, np.zeros(4), np.zeros(4), np.array([3.0, -1, 0, 1])))
+    assert fit.native(solve) == lm.CONVERGED
+    assert fit.numbers[lm.SUM] < 1e-25
+
+
+def test_a_small_rest_of_an_absurd_start_is_no_minimum(solve):
+    # What is left after the first step is 1e-32 of what there was, and still 1e38 times the data.
+    x = np.linspace(0.1, 5, 40)
+    y = 1.5 * np.sqrt(x) + np.random.default_rng(3).normal(0, 0.05, 40)
+    fit = Fit(Problem(lambda b, x: b[0] * x ** b[1], x, y, np.array([2.0, 50.0])))
+    if fit.native(solve) == lm.CONVERGED:
+        assert fit.numbers[lm.SUM] < 0.2
+    else:
+        assert fit.numbers[lm.DISTANCE] > lm.ARRIVED
+
+
+def test_a_parameter_beside_far_larger_ones_is_not_on_a_plateau(solve):
+    # Box: from far off the third parameter alone makes residuals of a hundred, beside which the second hardly counts.
+    t = np.arange(1, 11) / 10
+    fit = Fit(
+        Problem(
+            lambda b, t: np.exp(-t * b[0]) - np.exp(-t * b[1]) - b[2] * (np.exp(-t) - np.exp(-10 * t)),
+            t, np.zeros(10), np.array([0.0, 100, 200]),
+        )
+    )  # fmt: skip
+    assert fit.native(solve) == lm.CONVERGED
+    assert fit.numbers[lm.SUM] < 1e-25
+
+
+def test_a_parameter_that_cannot_move_is_left_alone(solve):
+    x = np.linspace(0, 1, 20)
+    y = 2 * x + np.sin(9 * x)
+    lower, upper = np.array([-np.inf, 5.0]), np.array([np.inf, 5.0])
+    fit = Fit(Problem(lambda b, x: b[0] * x + 0 * b[1], x, y, np.array([1.0, 5.0]), lower, upper))
+    assert fit.native(solve) == lm.CONVERGED
+    assert fit.theta[0] == pytest.approx(x @ y / (x @ x), rel=1e-12)
+    assert fit.theta[1] == 5
+
+
 def test_more_rows_than_are_worked_on_at_a_time(solve):
     n = 2 * lm.CHUNK + 100
     x = np.linspace(-5, 5, n)

@@ -39,14 +39,52 @@ def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
     return torch.clamp(x, lower, upper)
 
 
+def _gathered(values: Any) -> Tensor:
+    """Make a tensor of a list that holds tensors, as ``np.array`` makes an array of one that holds numbers."""
+    if isinstance(values, Tensor):
+        return torch.clone(values)
+    return _stack([value if isinstance(value, Tensor) else _gathered(value) for value in _alike(values)])
+
+
+def _alike(values: Any) -> list[Any]:
+    """Bring the parts of a list, or of lists in it, to one dtype."""
+    dtype = _float_in(values)
+    return [value if isinstance(value, (list, tuple)) and _holds_tensor(value) else _tensor(value, dtype) for value in values]
+
+
+def _stack(arrays: Any, axis: int = 0) -> Tensor:
+    return torch.stack(_alike(arrays), dim=axis)
+
+
+def _concatenate(arrays: Any, axis: int = 0) -> Tensor:
+    return torch.cat(_alike(arrays), dim=axis)
+
+
+def _over(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Give a torch function that takes numpy's word for the axis; over all elements where none is given."""
+
+    def call(values: Any, axis: int | None = None) -> Tensor:
+        array = _gathered(values)
+        return reduce(array.reshape(-1), dim=0) if axis is None else reduce(array, dim=axis)
+
+    return call
+
+
 # Names that differ between the hosts and torch.
 TWINS: dict[str, Callable[..., Any]] = {
     "arccos": torch.acos, "arccosh": torch.acosh, "arcsin": torch.asin, "arcsinh": torch.asinh, "arctan": torch.atan,
     "arctan2": torch.atan2, "arctanh": torch.atanh, "power": torch.pow, "fabs": torch.abs, "absolute": torch.abs,
     "gammaln": torch.lgamma, "expit": torch.sigmoid, "clip": _clip, "degrees": torch.rad2deg, "radians": torch.deg2rad,
     "cbrt": lambda x: torch.sign(x) * torch.abs(x) ** (1 / 3), "gamma": _gamma, "psi": torch.digamma, "mod": torch.remainder,
-    "equal": torch.eq, "array": torch.clone, "copy": torch.clone, "asarray": lambda x: x, "float64": lambda x: x,
+    "equal": torch.eq, "copy": torch.clone, "float64": lambda x: x,
 }  # fmt: skip
+
+# Functions of whole arrays; like clip they take their options along.
+ARRAYS: dict[str, Callable[..., Any]] = {
+    "array": _gathered, "asarray": _gathered, "stack": _stack, "concatenate": _concatenate, "sum": _over(torch.sum),
+    "mean": _over(torch.mean), "prod": _over(torch.prod), "cumsum": _over(torch.cumsum), "cumprod": _over(torch.cumprod),
+}  # fmt: skip
+WHOLE = frozenset([_clip, *ARRAYS.values()])
 
 # Elementwise functions of one name and one meaning in the hosts and in torch, or in torch.special.
 SHARED = frozenset(
@@ -94,6 +132,8 @@ def twin(function: Callable[..., Any], host: types.ModuleType) -> Callable[..., 
         return None
     if (host, name) in UNLIKE:
         return UNLIKE[host, name]
+    if host is np and name in ARRAYS:
+        return ARRAYS[name]
     if name in TWINS:
         return TWINS[name]
     return (getattr(torch, name, None) or getattr(torch.special, name, None)) if name in SHARED else None
@@ -108,12 +148,12 @@ def dispatching(function: Callable[..., Any], host: types.ModuleType) -> Callabl
         if not any(_holds_tensor(a) for a in (*arguments, *options.values())):
             return function(*arguments, **options)
         name = f"{host.__name__}.{getattr(function, '__name__', function)}"
-        if other is None or (options and other is not _clip):
+        if other is None or (options and other not in WHOLE):
             raise Untranslatable(f"{name} has no counterpart in torch" + " with these options" * (other is not None))
         floats = (a.dtype for a in arguments if isinstance(a, Tensor) and a.is_floating_point())
         dtype = next(floats, torch.float64)
         try:
-            return other(*arguments, **options) if other is _clip else other(*(_tensor(a, dtype) for a in arguments))
+            return other(*arguments, **options) if other in WHOLE else other(*(_tensor(a, dtype) for a in arguments))
         except TypeError as error:
             raise Untranslatable(f"{name} has no counterpart in torch for these arguments") from error
 
@@ -122,6 +162,13 @@ def dispatching(function: Callable[..., Any], host: types.ModuleType) -> Callabl
 
 def _holds_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(map(_holds_tensor, value)))
+
+
+def _float_in(values: Any) -> torch.dtype:
+    """Find the precision of the first floating-point tensor in a list."""
+    parts = [value for value in values if _holds_tensor(value)]
+    found = (part.dtype if isinstance(part, Tensor) else _float_in(part) for part in parts)
+    return next((dtype for dtype in found if dtype.is_floating_point), torch.float64)
 
 
 def _tensor(value: Any, dtype: torch.dtype) -> Tensor:

@@ -28,6 +28,7 @@ from gradfit.compiler.correlated import AnyKernel, CorrelatedKernel
 from gradfit.compiler.eager import Call, EagerKernel, tensors
 from gradfit.compiler.fingerprint import fingerprint, outside, side_effect
 from gradfit.compiler.graph import Untraceable
+from gradfit.compiler.kernel import Kernel
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
 from gradfit.model.loss import Loss
@@ -37,9 +38,19 @@ from gradfit.typing import Floats
 
 SomeKernel = TypeVar("SomeKernel", bound=AnyKernel)
 AGREEMENT = 1e-3  # between a derivative and its finite difference in float64; a lost gradient is off by the whole
-SHRINKING = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # trial steps, until two agree: some models turn many times in a small step
+SHRINKING = (
+    1.0,
+    1e-1,
+    1e-2,
+    1e-3,
+    1e-4,
+    1e-5,
+    1e-6,
+    1e-7,
+)  # trial steps, until two agree: some models turn many times in a small step
 CHECKED_ROWS = 1000
 TRIALS = 3  # points at which a parameter may show that it matters
+FAR = (0.1, 1.0, 10.0, 100.0)  # of the start's size: points at which an element of a vector may
 
 
 def build(
@@ -136,7 +147,10 @@ def _way_to_call(kernel: EagerKernel) -> EagerKernel:
     function, names = kernel.model.function, kernel.model.data_names
     if kernel.model.kind != "function":
         vectorised = replace(kernel, call=function, reason="formulas and modules are torch computations.")
-        _trial(vectorised)
+        try:
+            _trial(vectorised)
+        except _Unusable as failure:
+            raise ModelError(f"{kernel.model.label} cannot be fitted: {failure}; let it give one number per row.") from failure
         return vectorised
     translated = on_tensors(function)
     row = "the model takes one row at a time; "
@@ -209,7 +223,12 @@ def _trial(kernel: EagerKernel) -> None:
         raise ModelError(f"{kernel.model.label} gave values of type {prediction.dtype}; expected real floating-point numbers.")
     if kernel.model.kind == "function":
         _check_repeats(kernel, prediction)
-        lost = () if kernel.numeric else _lost_gradients(kernel)
+        if not kernel.numeric:
+            _check_as_on_arrays(kernel, prediction)
+        try:
+            lost = () if kernel.numeric else _lost_gradients(kernel)
+        except (RuntimeError, NotImplementedError, ModelError) as error:  # no derivative, or another shape off the start
+            raise _Unusable(f"near the start {type(error).__name__}: {error}".rstrip(".")) from error
         if lost:
             raise _Unusable(
                 f"the model turns {', '.join(lost)} into a plain number, which loses its gradient "
@@ -218,14 +237,12 @@ def _trial(kernel: EagerKernel) -> None:
 
 
 def _unharmed(kernel: EagerKernel, theta: Tensor) -> Any:
-    """Predict; put the data back and refuse the model if it changed them."""
-    before = {name: column.clone() for name, column in kernel.columns.items()}
+    """Predict from a copy of the data; refuse the model if it changed them."""
+    given = {name: column.clone() for name, column in kernel.columns.items()}
     try:
-        return kernel.predict(theta)
+        return kernel.predict(theta, given)
     finally:
-        changed = [name for name, column in kernel.columns.items() if not torch.equal(column, before[name])]
-        for name in changed:
-            kernel.columns[name].copy_(before[name])
+        changed = [name for name, column in kernel.columns.items() if not torch.equal(column, given[name])]
         if changed:
             raise ModelError(f"{kernel.model.label} changes its input {changed[0]!r} in place; compute a new array instead.")
 
@@ -234,11 +251,40 @@ def _check_repeats(kernel: EagerKernel, first: Tensor) -> None:
     """Refuse a model that draws random numbers: no method could tell its noise from a descent."""
     with torch.no_grad():
         again = kernel.predict(torch.as_tensor(kernel.parameters.start, dtype=kernel.dtype))
-    if not torch.allclose(again, first.detach(), rtol=1e-5, atol=0, equal_nan=True):
+    if not torch.allclose(again, first.detach(), rtol=_same(kernel), atol=0, equal_nan=True):
         raise ModelError(
             f"{kernel.model.label} gives other values when called again with the same parameters; "
             "draw its random numbers once, outside, or keep no state between calls."
         )
+
+
+def _check_as_on_arrays(kernel: EagerKernel, first: Tensor) -> None:
+    """Refuse a way of calling in which the model gives other values than on numpy arrays.
+
+    The same text may mean two things: ``x.std()`` divides by n - 1 in torch and by n in numpy, ``x.sort()`` sorts in place only there.
+    A model that does not run on arrays is a model of tensors, and means what torch says.
+    """
+    values = kernel.parameters.namer(torch.float64)(torch.from_numpy(kernel.parameters.start.copy()))
+    arguments = {name: value.numpy().copy() if value.dim() else float(value) for name, value in values.items()}
+    data = {name: column.double().numpy().copy() for name, column in kernel.columns.items()}
+    try:
+        with np.errstate(all="ignore"):
+            theirs = torch.from_numpy(np.array(kernel.model.function(**data, **arguments), dtype=np.float64))
+    except (Exception, SystemExit):  # noqa: BLE001  # whatever a function written for tensors makes of arrays
+        return
+    ours, size = first.detach().double(), float(theirs.abs().nan_to_num(posinf=0.0).max()) if theirs.numel() else 0.0
+    if theirs.shape == ours.shape and not torch.allclose(ours, theirs, rtol=0, atol=_alike(kernel) * size, equal_nan=True):
+        raise _Unusable("the model gives other values on torch tensors than on numpy arrays, and numpy's are taken")
+
+
+def _same(kernel: EagerKernel) -> float:
+    """How far the values of two calls may differ: by rounding, where threads add up in another order."""
+    return 1e-9 if kernel.dtype == torch.float64 else 1e-5
+
+
+def _alike(kernel: EagerKernel) -> float:
+    """How far torch and numpy may differ, relative to the largest value: special functions are not the same to the last digits."""
+    return 1e-6 if kernel.dtype == torch.float64 else 1e-3
 
 
 # --- is the gradient whole? --------------------------------------------------------------------------------------------
@@ -299,7 +345,7 @@ def _converged(
     kernel: EagerKernel, theta: Floats, direction: Floats, rows: Tensor, agreement: float
 ) -> tuple[float, float] | None:
     """Shrink the step until two central differences agree; give the second, and its error by rounding."""
-    before = np.nan
+    before, rounding = np.nan, 0.0
     for shrink in SHRINKING:
         with torch.no_grad():
             ahead, behind = (
@@ -310,10 +356,11 @@ def _converged(
         unit = float(torch.finfo(ahead.dtype).eps) if ahead.is_floating_point() else 1.0
         difference = float(torch.dot(rows, (ahead - behind).to(kernel.dtype))) / step
         rounding = 10 * unit * float(torch.dot(rows.abs(), ahead.to(kernel.dtype).abs())) / step
-        if abs(difference - before) <= agreement * max(abs(difference), abs(before)) + rounding:
+        nothing = difference == 0 and before == 0  # a step may well leap over all that changes
+        if not nothing and abs(difference - before) <= agreement * max(abs(difference), abs(before)) + rounding:
             return difference, rounding
         before = difference
-    return None
+    return (0.0, rounding) if before == 0 else None
 
 
 def _step(kernel: EagerKernel) -> float:
@@ -337,12 +384,36 @@ def _check_dependence(kernel: AnyKernel) -> None:
         return
     for theta in _points_near(kernel.parameters, np.random.default_rng(0), TRIALS)[1:]:
         silent &= (kernel.jacobian(theta)[1] == 0).all(axis=0)
+    if silent.any():
+        silent &= ~absent(kernel, kernel.parameters)
     names = [name for name, none in zip(kernel.parameters.free_elements, silent, strict=True) if none]
     if names:
         raise ModelError(
             f"{kernel.model.label} does not depend on {', '.join(names)} near the start: no prediction changes with it. "
             "Remove it from the model, fix it, or start where it matters."
         )
+
+
+def absent(kernel: Kernel, parameters: Parameters) -> np.ndarray:
+    """Which free numbers the model does not contain, (p,): elements of a vector that move no prediction, near the start or far.
+
+    Others of the same vector do. A vector may well be longer than what a model takes of it; a parameter of its own that moves nothing
+    is a slip.
+    """
+    generator = np.random.default_rng(0)
+    size = np.where(parameters.start != 0, np.abs(parameters.start), 1.0)
+    silent = np.ones(len(size), dtype=bool)
+    for reach in FAR:
+        theta = np.clip(
+            parameters.start + reach * size * generator.standard_normal(len(size)), parameters.lower, parameters.upper
+        )
+        silent &= (kernel.residual(theta)[1] == 0).all(axis=0)
+    place = 0
+    for name in parameters.free_names:
+        own = slice(place, place + math.prod(parameters.shape(name)))
+        silent[own] &= not silent[own].all()
+        place = own.stop
+    return silent
 
 
 def _row_by_row(call: Call, names: tuple[str, ...]) -> Call:

@@ -27,6 +27,8 @@ from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 RELATIVE_STEP = np.finfo(np.float64).eps ** (1 / 3)  # central differences: balances rounding and truncation
+SHARES = tuple(10.0**-power for power in range(8))  # of that step, until the differences of two agree
+SETTLED = 1e-5  # relative: then the step need not shrink
 # torch counts the levels of forward mode for the whole process, not per thread: two at once clear each other's derivatives.
 FORWARD_MODE = threading.RLock()
 Call = Callable[..., Any]
@@ -107,11 +109,20 @@ class EagerKernel:
         return wide
 
     def predict(self, theta: Tensor, columns: dict[str, Tensor] | None = None) -> Tensor:
-        """Prediction of each row, (n,); differentiable."""
+        """Prediction of each row, (n,); differentiable. The model gets copies of its columns: what it does to them lasts for one call."""
         inputs = self.columns if columns is None else columns
+        if inputs is self.columns and self.model.kind == "function" and not self.numeric:
+            inputs = {name: column.clone() for name, column in inputs.items()}
         if self.numeric:
             return _numeric_prediction(self, theta, inputs)
         return self.call(**inputs, **self._values(theta))  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _shrunk(self) -> Floats:
+        """Shares of the plain steps of finite differences, (p,), found at the start."""
+        theta = self.parameters.start
+        with np.errstate(all="ignore"):
+            return np.array([_fitting_share(self, theta, index) for index in range(len(theta))])
 
     @functools.cached_property
     def _values(self) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -227,7 +238,7 @@ def _prepare_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with forward_ad.dual_level():
-            pass
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 def _forward_mode(predict: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,15 +266,21 @@ def _reverse_mode(predict: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[T
 
 
 def _numeric_value(kernel: EagerKernel, theta: Floats, columns: dict[str, Tensor]) -> Floats:
-    """Call a numpy model as it is."""
-    values = kernel.parameters.namer(torch.float64)(torch.from_numpy(theta))
-    arguments = {name: value.numpy() if value.dim() else float(value) for name, value in values.items()}
-    data = {name: column.double().numpy() for name, column in columns.items()}
+    """Call a numpy model as it is, on copies: neither the data nor the point may change under the fit."""
+    values = kernel.parameters.namer(torch.float64)(torch.from_numpy(theta.copy()))
+    arguments = {name: value.numpy().copy() if value.dim() else float(value) for name, value in values.items()}
+    plain = {name: column.double().numpy() for name, column in columns.items()}
+    data = {name: column.copy() for name, column in plain.items()}
     n = len(next(iter(data.values())))
     given = kernel.call(**data, **arguments)
+    changed = [name for name in data if not np.array_equal(data[name], plain[name])]
+    if changed:
+        raise ModelError(f"{kernel.model.label} changes its input {changed[0]!r} in place; compute a new array instead.")
     if given is None:
         raise ModelError(f"{kernel.model.label} gave None; does it end with a return?")
     result = np.asarray(given)
+    if result.dtype.kind == "O" and result.shape == ():
+        raise ModelError(f"{kernel.model.label} gave {type(given).__name__}; expected an array of {n} numbers, one per row.")
     if result.shape != (n,):
         raise ModelError(f"{kernel.model.label} gave shape {result.shape} for {n} rows; expected ({n},), one value per row.")
     if result.dtype.kind not in "fiu":
@@ -273,16 +290,43 @@ def _numeric_value(kernel: EagerKernel, theta: Floats, columns: dict[str, Tensor
 
 def _differences(kernel: EagerKernel, theta: Floats, columns: dict[str, Tensor]) -> Floats:
     """Central finite differences, (n, p); error about 1e-10 of the prediction's own scale."""
-    steps = RELATIVE_STEP * np.where(theta != 0, np.abs(theta), 1.0)
-    lower, upper = kernel.parameters.lower, kernel.parameters.upper
-    derivative = []
-    for index, step in enumerate(steps):
-        ahead, behind = theta.copy(), theta.copy()
-        ahead[index] = min(theta[index] + step, upper[index])  # beyond a bound the model may have no value
-        behind[index] = max(theta[index] - step, lower[index])
-        gap = ahead[index] - behind[index]  # the step as the computer holds it
-        derivative.append((_numeric_value(kernel, ahead, columns) - _numeric_value(kernel, behind, columns)) / gap)
+    steps = kernel._shrunk * _plain_steps(theta)
+    derivative = [_difference(kernel, theta, columns, index, step) for index, step in enumerate(steps)]
     return np.stack(derivative, axis=1) if derivative else np.empty((kernel.n, 0))
+
+
+def _plain_steps(theta: Floats) -> Floats:
+    return RELATIVE_STEP * np.where(theta != 0, np.abs(theta), 1.0)
+
+
+def _difference(kernel: EagerKernel, theta: Floats, columns: dict[str, Tensor], index: int, step: float) -> Floats:
+    """Central difference by one parameter, (n,)."""
+    ahead, behind = theta.copy(), theta.copy()
+    ahead[index] = min(theta[index] + step, kernel.parameters.upper[index])  # beyond a bound the model may have no value
+    behind[index] = max(theta[index] - step, kernel.parameters.lower[index])
+    gap = ahead[index] - behind[index]  # the step as the computer holds it
+    if gap == 0:
+        return np.full(kernel.n, np.nan)
+    return np.asarray((_numeric_value(kernel, ahead, columns) - _numeric_value(kernel, behind, columns)) / gap)
+
+
+def _fitting_share(kernel: EagerKernel, theta: Floats, index: int) -> float:
+    """Share of the plain step at which differences by a parameter have settled; 1 where the plain one has.
+
+    The place of a narrow peak far from the origin changes all within a small part of its own size.
+    """
+    plain = _plain_steps(theta)[index]
+    before = _difference(kernel, theta, kernel.columns, index, plain)
+    found, least = 1.0, np.inf
+    for share in SHARES:
+        after = _difference(kernel, theta, kernel.columns, index, share * plain / 10)
+        size, error = float(np.max(np.abs(after))), float(np.max(np.abs(after - before)))
+        if error < least * size:
+            found, least = share, error / size
+        if least <= SETTLED:
+            break
+        before = after
+    return found
 
 
 class _Numeric(torch.autograd.Function):

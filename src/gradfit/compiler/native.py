@@ -142,6 +142,7 @@ class Function:
         self.library = library
         self.name = name
         self.call: Callable[..., Any] = ctypes.CFUNCTYPE(result, *[ctypes.c_void_p] * count)(library.addresses[name])
+        self.call.library = library  # type: ignore[attr-defined]  # while it runs: another thread may replace what held it
 
     def __deepcopy__(self, memo: Any) -> Function:
         """Stay one: code in memory is not copied."""

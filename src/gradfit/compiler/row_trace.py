@@ -131,6 +131,8 @@ def _row_source(
         with torch.enable_grad():
             leaves = [values[name].requires_grad_() for name in free]
             result = compute(values)
+            if result.dtype == torch.float32 and kernel.dtype == torch.float64:  # of a model that computes in single precision
+                result = result.to(kernel.dtype)
             if result.shape != (1,) or not result.is_floating_point():
                 raise Untraceable(f"it gives {result.dtype} of shape {tuple(result.shape)} for one row")
             if not result.requires_grad:

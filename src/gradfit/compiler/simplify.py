@@ -68,6 +68,8 @@ class _Home:
         """Give ``-inner``."""
         if inner.operation == "neg":
             return inner.arguments[0]
+        if inner.operation == "constant":
+            return self.constant(-inner.value, inner.dtype)
         return self.node("neg", (inner,), inner.dtype)
 
     def product(self, a: Node, b: Node) -> Node:

@@ -7,6 +7,7 @@ that is positive definite. Weights of rows are kept as the sigma they amount to,
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +17,12 @@ import numpy as np
 import torch
 from scipy.linalg import solve_triangular
 
-from gradfit.data.sources import Table
+from gradfit.data.sources import Table, check_order
 from gradfit.errors import DataError, OptionError, unknown
 from gradfit.typing import Floats, Missing
 
+SMALLEST = 1e-140  # of the largest target: residuals a millionth of it still have squares
+EXACT_WHOLE = 2**53  # float64 holds every whole number up to here
 ROWS_NAMED = 5  # a message names this many offending rows
 ASYMMETRY = 1e-8  # of a covariance matrix, relative: more is no rounding
 
@@ -135,6 +138,7 @@ def dataset(
     for name, column in columns.items():
         if len(column) != n:
             raise DataError(f"{name} has {len(column)} values and {target} has {n}; give arrays of one length.")
+    check_order(given | {name: extra for name, extra in (("sigma", sigma), ("weights", weights)) if extra is not None})
     if sigma is not None and weights is not None:
         raise DataError("both sigma and weights were given; weights are sigma ** -2 up to a factor, so pass one of them.")
     matrix = None if sigma is None else _matrix(sigma, n)
@@ -146,11 +150,14 @@ def dataset(
     whole = Dataset(columns, values, target, errors, np.arange(n), single=single, covariance=matrix, weighted=weights is not None)
     complete = _without_missing(whole, missing)
     if complete.weighted:
-        return _weighed(complete)
+        weighed = _weighed(complete)
+        _check_scale(weighed)
+        return weighed
     if matrix is None:
         _check_sigma(complete)
     else:
         _check_covariance(complete)
+    _check_scale(complete)
     return complete
 
 
@@ -166,7 +173,9 @@ def plain_rows(inputs: Sequence[str], target: str, arrays: Sequence[Any]) -> Dat
     with np.errstate(over="ignore", invalid="ignore"):
         if not math.isfinite(block.sum()):  # also where the sum overflows: then each number is looked at
             return None
-    *columns, values = block
+        *columns, values = block
+        if not values @ values >= n * SMALLEST**2:
+            return None
     return Dataset(dict(zip(inputs, columns, strict=True)), values, target, None, np.arange(n), block=block)
 
 
@@ -209,6 +218,8 @@ def real(values: Any, name: str) -> Floats:
         raise DataError(f"{name} is a single number; expected one value per row.")
     if array.ndim > 2:
         raise DataError(f"{name} has shape {array.shape}; expected (n,) or (n, columns), rows first.")
+    if array.dtype.kind in "iu" and array.size and (array.max() > EXACT_WHOLE or array.min() < -EXACT_WHOLE):
+        _check_whole(array, name)
     with np.errstate(over="ignore"):  # beyond float64 is infinite, and refused as such
         return array.astype(np.float64, order="C")  # always a copy: the caller may change his array later
 
@@ -232,12 +243,38 @@ def _as_array(values: Any, name: str) -> np.ndarray:
         raise DataError(f"{name} is {_brief(values)}; expected an array of numbers.")
     if isinstance(values, Mapping) or (hasattr(values, "columns") and not hasattr(values, "dtype")):
         raise DataError(f"{name} is a table; give it as data= and name the target=, or pass one column.")
-    if isinstance(values, (list, tuple)) and any(isinstance(value, torch.Tensor) for value in values):
-        values = [value.tolist() if isinstance(value, torch.Tensor) else value for value in values]
     try:
-        return np.asarray(values)
+        if isinstance(values, (list, tuple)) and any(isinstance(value, (torch.Tensor, np.ma.MaskedArray)) for value in values):
+            values = [value.tolist() if isinstance(value, torch.Tensor) else value for value in values]
+            values = [None if value is np.ma.masked else value for value in values]
+            if any(isinstance(value, np.ma.MaskedArray) for value in values):  # of which numpy would forget the masks
+                return _unmasked(np.ma.array(values))
+        array = np.asarray(values)
     except Exception as error:  # noqa: BLE001  # whatever a foreign object's __array__ raises
         raise DataError(_no_array(values, name, error)) from None
+    if array.ndim == 0 and array.dtype == object:
+        raise DataError(
+            f"{name} is of type {type(values).__name__}; expected a number for each row, so make a list of it: list(...)."
+        )
+    return array
+
+
+def _check_whole(array: np.ndarray, name: str) -> None:
+    """Refuse whole numbers that float64 would round: their differences may be all that a fit is about."""
+    for row, value in enumerate(array.ravel().tolist()):
+        if _is_rounded(value):
+            raise DataError(_rounded(value, name, f"row {row * len(array) // array.size + 1} of {len(array)}"))
+
+
+def _is_rounded(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and abs(int(value)) > EXACT_WHOLE and int(float(value)) != int(value)
+
+
+def _rounded(value: Any, name: str, where: str) -> str:
+    return (
+        f"{name}, {where}, holds the whole number {value}, which float64 rounds; expected numbers up to 2**53. "
+        f"Subtract an offset first, or round it yourself: {name}.astype(float)."
+    )
 
 
 def _from_tensor(tensor: torch.Tensor, name: str) -> np.ndarray:
@@ -289,7 +326,11 @@ def _all_numbers(values: list[Any]) -> Floats | None:
 
 def _cell(value: Any, row: int, n: int, name: str) -> float:
     try:
+        if _is_rounded(value):
+            raise DataError(_rounded(value, name, f"row {row + 1} of {n}"))
         return _number(value)
+    except DataError:
+        raise
     except (TypeError, ValueError):
         hint = " Is the comma a decimal sign? Write a point." if isinstance(value, str) and "," in value else ""
         raise DataError(
@@ -307,7 +348,7 @@ def _number(value: Any) -> float:
         if "_" in text:  # Python reads 1_000 as a number; in a data file it is a slip
             raise ValueError(text)
         return float(text)
-    if value is None or type(value).__name__ in {"NAType", "NaTType"}:
+    if value is None or value is np.ma.masked or type(value).__name__ in {"NAType", "NaTType"}:
         return float("nan")
     if isinstance(value, complex) or np.ndim(value):
         raise TypeError(value)
@@ -400,6 +441,22 @@ def _check_sigma(data: Dataset) -> None:
             f"sigma is zero or negative in {wrong.size} of {data.n} rows ({_rows_named(data.row_numbers[wrong])}); "
             "a standard deviation is positive. Leave sigma out where it is unknown for all."
         )
+
+
+def _check_scale(data: Dataset) -> None:
+    """Refuse targets whose squares vanish: residuals of 0 look like a perfect fit. (Squares that overflow show as an infinite loss.)"""
+    sizes = np.abs(data.target)
+    if data.sigma is not None:
+        with np.errstate(over="ignore", under="ignore"):
+            sizes = sizes / data.sigma
+    row = int(np.argmax(sizes))
+    if sizes[row] == 0 or sizes[row] >= SMALLEST:
+        return
+    what = data.target_name if data.sigma is None or data.weighted else f"{data.target_name} / sigma"
+    raise DataError(
+        f"values of {what} are of size {sizes[row]:.3g} (row {int(data.row_numbers[row]) + 1}); expected {SMALLEST:g} or more, "
+        "for smaller squares vanish in float64. Give the column in other units."
+    )
 
 
 def _without_missing(data: Dataset, missing: Missing) -> Dataset:

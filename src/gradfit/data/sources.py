@@ -77,6 +77,42 @@ def read(source: object, *, encoding: str = "utf-8") -> Table:
     return read_frame(source)
 
 
+def check_order(columns: Mapping[str, Any]) -> None:
+    """Refuse columns whose own labels pair other rows than their places do.
+
+    Rows are paired by place. Two pandas Series (or labelled arrays of xarray) that hold one label in different places would be
+    paired otherwise by pandas; labels that never meet, as after a selection, do no harm.
+
+    Raises
+    ------
+    DataError
+        A label sits in different rows of two columns.
+    """
+    labelled = [(name, labels) for name, column in columns.items() if (labels := _labels(column)) is not None]
+    for (one, first), (other, second) in itertools.combinations(labelled, 2):
+        if first is second or first.equals(second):
+            continue
+        common = first.intersection(second)
+        if not len(common):
+            continue
+        unique = first.is_unique and second.is_unique
+        moved = common[first.get_indexer(common) != second.get_indexer(common)] if unique else common
+        if len(moved):
+            raise DataError(
+                f"{one} and {other} have the label {moved[0]!r} in different rows, and rows are paired by place; expected one order. "
+                f"Align them ({other}.reindex({one}.index)), or pass arrays: {one}.to_numpy()."
+            )
+
+
+def _labels(column: Any) -> Any:
+    """The labels of a column's rows, a pandas index; None where it has none."""
+    index: Any = getattr(column, "index", None)
+    if not hasattr(index, "get_indexer"):
+        dimensions: Any = getattr(column, "dims", None)
+        index = column.indexes.get(dimensions[0]) if isinstance(dimensions, tuple) and len(dimensions) == 1 else None
+    return index if hasattr(index, "get_indexer") and len(index) == len(column) else None
+
+
 def read_frame(source: object) -> Table:
     """Read a pandas, polars, Arrow, Modin, cuDF, DuckDB, ... frame; lazy frames are collected."""
     try:

@@ -15,7 +15,7 @@ def permutation(n: int, seed: int) -> np.ndarray:
     """Give the permutation that ``torch.manual_seed(seed); torch.randperm(n)`` would."""
     if not -(2**63) <= seed < 2**64:
         raise OptionError(f"seed is {seed}; expected a whole number from 0 to 2**64 - 1.")
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
+    return torch.randperm(n, generator=torch.Generator().manual_seed(int(seed))).numpy()
 
 
 def split(

@@ -6,6 +6,7 @@ in order, so the results do not depend on the number of threads.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -117,7 +118,8 @@ def _compiled(
         )
 
     edges = np.linspace(0, size, min(workers, size) + 1).astype(int).tolist()
-    return list(pool.map(part, map(slice, edges[:-1], edges[1:])))
+    parts = [slice(begin, end) for begin, end in itertools.pairwise(edges)]
+    return [part(parts[0])] if len(parts) == 1 else list(pool.map(part, parts))
 
 
 def _one_by_one(
@@ -141,9 +143,10 @@ def _one_by_one(
         found[place] = solver.theta
         if code != marquardt.NOT_FINITE:
             conclusion = solver.conclusion()
-            variance = 1.0 if known else conclusion.sum / max(data.n - p, 1)
             sums[place] = conclusion.sum
-            errors[place] = np.sqrt(np.diag(conclusion.inverse) * variance)
-            errors[place, ~(conclusion.undetermined < INVOLVED)] = np.nan
+            if kernel.loss_kind in ("least_squares", "likelihood"):
+                variance = 1.0 if known else conclusion.sum / max(data.n - p, 1)
+                errors[place] = np.sqrt(np.diag(conclusion.inverse) * variance)
+            errors[place, conclusion.undetermined >= INVOLVED] = np.inf
         advance(1)
     return Refits(found, errors, sums, np.array(codes, dtype=np.int64))

@@ -23,6 +23,7 @@ from scipy.linalg.blas import ddot
 from gradfit.compiler.compiled import ModelCode, address_of
 from gradfit.compiler.descent_code import JOB_WORDS
 from gradfit.compiler.native import Function
+from gradfit.data.dataset import SMALLEST
 from gradfit.methods import marquardt
 from gradfit.methods.compiled_descent import Loop, Schedule
 from gradfit.methods.gradient_descent import GradientDescent
@@ -101,9 +102,12 @@ class Way:
         job = base + 8 * at["job"]
         theta = block[at["theta"] : at["theta"] + p]
         theta[:] = start
+        target = block[place - n : place]
+        square = ddot(target, target)
+        if not square >= n * SMALLEST**2:  # whether squares vanish, the long way finds out
+            return None
         if self.descend is not None:
-            target = block[place - n : place]
-            block[at["ceiling"]] = DIVERGED_FACTOR * ddot(target, target) / n
+            block[at["ceiling"]] = DIVERGED_FACTOR * square / n
             if self.descend.call(base + 8 * at["descent"]) != self.epochs:
                 return None
         if self.solve.call(job) != marquardt.CONVERGED:

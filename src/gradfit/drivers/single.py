@@ -16,15 +16,16 @@ from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.iterate import Observer, iterate, sentence
+from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.method import Method, Problem, Solution, Status
-from gradfit.methods.solving import Conclusion, conclude
+from gradfit.methods.solving import Conclusion, Solver, conclude
 from gradfit.methods.stopping import ARRIVED
 from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 MAX_LINEARIZED = 200  # free parameters; beyond, a Jacobian costs more than it tells
+STEPS_ASIDE = 20  # of Levenberg-Marquardt, from where a descent ended
 UNSEEDED = nullcontext()
-SINGLE = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ def fit_one(
         conclusion = _concluded(solution, wide, parameters)
         distance = _distance(conclusion, kernel.n, solution.theta, parameters, spread)
         if not settled:
-            solution = _judged(solution, method, distance, strict=kernel.model.kind != "module")
+            strict = kernel.model.kind != "module"
+            solution = _judged(solution, method, distance, strict=strict)
+            if strict and solution.status is Status.CONVERGED and _on_saddle(conclusion, wide, solution.theta, parameters):
+                solution = _said_of_saddle(solution, method)
     return Outcome(solution, wide, None if held_out is None else held_out.in_double(), conclusion, distance)
 
 
@@ -143,7 +147,7 @@ def _distance(conclusion: Conclusion | None, n: int, theta: Floats, parameters: 
     if spread is None or conclusion.distance in (0.0, math.inf):
         return conclusion.distance
     # Concluded with the spread of the residuals; here it is known.
-    guard = SINGLE * conclusion.signal / ARRIVED
+    guard = conclusion.guard
     own = math.sqrt(conclusion.rest / max(n - len(theta), 1))
     return conclusion.distance * math.hypot(own, guard) / math.hypot(spread, guard)
 
@@ -153,7 +157,9 @@ def _judged(solution: Solution, method: Method, distance: float, *, strict: bool
 
     ``strict``: away from the minimum is a failure. Networks are trained for as long as it helps, not to a minimum.
     """
-    if math.isnan(distance):
+    if math.isnan(distance) and isinstance(method, LevenbergMarquardt) and strict:
+        status, detail = Status.NOT_CONVERGED, "it was still going down"
+    elif math.isnan(distance):
         status, detail = Status.COMPLETED, "whether that is the minimum, the learning curves must say"
     else:
         away = Status.NOT_CONVERGED if strict else Status.COMPLETED
@@ -163,6 +169,25 @@ def _judged(solution: Solution, method: Method, distance: float, *, strict: bool
     if status is Status.NOT_CONVERGED:
         detail += f"; {method.advice}"
     return replace(solution, status=status, message=sentence(status, method, solution.steps, detail))
+
+
+def _on_saddle(conclusion: Conclusion | None, kernel: AnyKernel, theta: Floats, parameters: Parameters) -> bool:
+    """Tell whether the loss falls beside a point without slope, by more than noise could.
+
+    A descent from terms that start alike ends where they are best as one. Looked at only where a direction moves nothing.
+    """
+    if conclusion is None or math.isfinite(conclusion.condition):
+        return False
+    solver = Solver(kernel, theta, parameters.lower, parameters.upper, exact=not kernel.numeric)
+    solver.run(STEPS_ASIDE)
+    fallen = conclusion.sum - solver.conclusion().sum
+    return fallen > conclusion.sum / max(kernel.n - len(theta), 1)
+
+
+def _said_of_saddle(solution: Solution, method: Method) -> Solution:
+    detail = "there is no slope here, but the loss is lower beside it; start terms that are alike apart, or use method='lm'"
+    message = sentence(Status.NOT_CONVERGED, method, solution.steps, detail)
+    return replace(solution, status=Status.NOT_CONVERGED, message=message)
 
 
 @contextmanager

@@ -11,10 +11,12 @@ Moré, *The Levenberg-Marquardt algorithm: implementation and theory*, 1978.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import numbers
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradfit.compiler.calling import absent
 from gradfit.errors import OptionError
 from gradfit.methods import marquardt
 from gradfit.methods.method import Block, Problem, Status
@@ -49,7 +51,7 @@ class LevenbergMarquardt:
         """Check the numbers."""
         if isinstance(self.max_steps, bool) or not isinstance(self.max_steps, int) or self.max_steps < 1:
             raise OptionError(f"max_steps is {self.max_steps!r}; expected a whole number, 1 or more.")
-        if not (0 < self.radius < math.inf):
+        if isinstance(self.radius, bool) or not isinstance(self.radius, numbers.Real) or not 0 < self.radius < math.inf:
             raise OptionError(f"radius is {self.radius!r}; expected a positive number such as 1.")
 
     def check(self, problem: Problem) -> None:
@@ -78,12 +80,16 @@ class MarquardtRun:
         self.start = parameters.start
         exact = not getattr(problem.kernel, "numeric", False)
         self.solver = Solver(problem.kernel, self.start, parameters.lower, parameters.upper, radius=method.radius, exact=exact)
+        self.absent = np.zeros(len(self.start), dtype=bool)
         self.ended = False
 
     @property
     def conclusion(self) -> Conclusion | None:
         """The sum of squares near the end, where the run has ended."""
-        return self.solver.conclusion() if self.ended else None
+        if not self.ended:
+            return None
+        conclusion = self.solver.conclusion()
+        return replace(conclusion, condition=math.inf) if self.absent.any() else conclusion
 
     def final(self) -> Floats:
         """Give the best parameters found."""
@@ -96,11 +102,26 @@ class MarquardtRun:
         p = len(self.start)
         before = None if self.problem.validation is None else self.solver.theta
         code, rows = self.solver.run(limit)
+        if code == marquardt.PLATEAU and self._without_absent():
+            code, more = self.solver.run(limit)
+            rows = np.vstack([rows[:-1], more])[:limit]
         theta = rows[:, marquardt.HISTORY : marquardt.HISTORY + p]
         validation = np.full(len(rows), math.nan) if before is None else self._validation(np.vstack([before, theta[:-1]]))
         status, detail = self._worded(code, rows)
         self.ended = status is not None and status is not Status.NOT_FINITE
         return Block(rows[:, 0], validation, {"damping": rows[:, 1]}, theta, rows[:, marquardt.HISTORY + p :], status, detail)
+
+    def _without_absent(self) -> bool:
+        """Leave out what the model does not contain, where that is why the fit ended; tell whether it may go on."""
+        still = self.solver.vectors[marquardt.STILL] > 0
+        if self.absent.any():
+            return False
+        kernel, parameters, theta = self.problem.kernel, self.problem.parameters, self.solver.theta
+        self.absent = still & absent(kernel, parameters)
+        lower, upper = (np.where(self.absent, theta, bound) for bound in (parameters.lower, parameters.upper))
+        if self.absent.any():
+            self.solver = Solver(kernel, theta, lower, upper, exact=not getattr(kernel, "numeric", False))
+        return bool(self.absent.any())
 
     def _nothing_to_fit(self) -> Block:
         nothing = np.empty((1, 0))

@@ -18,6 +18,9 @@ A parameter that stands at a bound beyond which the loss falls is held. One that
 the others are solved for again. A step onto a plateau, where a parameter has no effect left, is not taken: nothing there
 tells the way back. At the end undamped steps remove what the damping left, down to rounding.
 
+A minimum is told by the distance from it in standard errors, in the linear form. Where the derivative is singular that form may see a
+gain which the curvature of the residuals forbids, and not see one beside a saddle: there the sum of squares itself is looked at.
+
 Nothing here allocates, raises or calls a library: :mod:`gradfit.compiler.solver` compiles it as it stands. The model comes as two
 functions, ``linearize(theta, context, system)``, which fills J (its p columns as the first p rows of ``system``) and r (the last
 row) and returns :math:`r^T r`, and ``sum_of_squares(theta, context)``, which only returns it. ``context`` is handed through.
@@ -79,15 +82,17 @@ TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
 START_SUM = 11  # r.T @ r where the fit began
 TERMS = 12  # norm of J's columns times the parameters: what the residuals are made of; their rounding is a share of it
 TRIAL_TERMS = 13
+GUARD = 14  # what stands for the deviation of a residual where the data are exact
 CONDITION = 10  # at the end: norm of the inverse of J, columns scaled to 1; infinite where singular values count as 0
-NUMBERS = 14
+NUMBERS = 15
 
 # counters, (COUNTERS,), int64, 0 at the start.
 STARTED, STEPS = 0, 1
 LINEARIZATIONS, EVALUATIONS = 2, 3  # calls of the model: with its derivative, and for the sum alone
 REFUSAL = 4  # why the last trial was not taken: ROUGH or UNDEFINED
 HESITANT = 5  # 1 after a refusal, until a step is taken at once
-COUNTERS = 6
+CURVED = 6  # 1 where the linear form could not tell a minimum, and it was found one by other means; DISTANCE is by these
+COUNTERS = 7
 
 # matrices, (MATRICES, p + 1, p + 2).
 TRIANGLE = 0  # row j < p: column j of R; row p: z = Q.T @ r
@@ -110,7 +115,7 @@ POLISHED = 1e-10  # of the residual: what is left then is in no digit of the res
 PLATEAU_EFFECT = 1e-9  # a parameter that moves no prediction by more than this share of it, when changed by its own size
 FAIR = 1e-4  # of the predicted gain must be real
 WORTHLESS = 1e-13  # a predicted relative gain below this is rounding
-SMALL_STEP = 1e-14  # relative to the parameters, in units of D
+SMALL_STEP = 1e-14  # relative to the parameters
 ARRIVED = 0.01  # standard errors: a distance nobody can see in the result
 SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this share of the prediction counts as arrived
 ON_BOUND = 1e-10  # relative
@@ -361,19 +366,24 @@ def descent_along(matrices: Matrices, vectors: Matrix) -> tuple[float, float]:
     return 2 * rate - square, rate
 
 
-def length_of(vectors: Matrix, row: int) -> float:
-    """Norm of a vector in units of D."""
+def length_of(vectors: Matrix, scale: int, row: int) -> float:
+    """Norm of a vector in the units of another, D or the column norms."""
     total = 0.0
     for j in range(vectors.shape[1]):
-        total += (vectors[NORMS, j] * vectors[row, j]) ** 2
+        total += (vectors[scale, j] * vectors[row, j]) ** 2
     return math.sqrt(total)
 
 
 def rounding(numbers: Vector) -> float:
     """How far off a sum of squares may be computed: a residual is a difference of two numbers as large as the prediction."""
-    size = 16 * numbers[SIGNAL] + numbers[TERMS]
-    error: float = WORTHLESS * numbers[SUM] + EPSILON * size * math.sqrt(numbers[SUM])
+    error: float = WORTHLESS * numbers[SUM] + 16 * EPSILON * numbers[SIGNAL] * math.sqrt(numbers[SUM])
     return error
+
+
+def visible(numbers: Vector) -> float:
+    """A change of the sum of squares that is none of rounding, even where large terms of the prediction cancel."""
+    change: float = 100 * (rounding(numbers) + EPSILON * numbers[TERMS] * math.sqrt(numbers[SUM]))
+    return change
 
 
 def look(
@@ -431,11 +441,11 @@ def move(matrices: Matrices, vectors: Matrix, numbers: Vector) -> None:
 
 
 def release(vectors: Matrix, theta: int, gradient: int) -> None:
-    """FREE: all but the parameters that stand at a bound beyond which the loss falls. Clears DELTA."""
+    """FREE: all but the parameters that stand at a bound beyond which the loss falls, or cannot move at all. Clears DELTA."""
     for j in range(vectors.shape[1]):
         low = vectors[theta, j] <= vectors[LOWER, j] and vectors[gradient, j] > 0
         high = vectors[theta, j] >= vectors[UPPER, j] and vectors[gradient, j] < 0
-        vectors[FREE, j] = 0.0 if low or high else 1.0
+        vectors[FREE, j] = 0.0 if low or high or vectors[LOWER, j] == vectors[UPPER, j] else 1.0
         vectors[DELTA, j] = 0.0
 
 
@@ -474,16 +484,20 @@ def distance(matrices: Matrices, vectors: Matrix, numbers: Vector, n: int) -> fl
     within = explained(matrices[REMAINING], count, limit)
     p = vectors.shape[1]
     rest = numbers[REST] + max(dot(matrices[TRIANGLE], p, p, 0, p) - within, 0.0)
-    guard = max(SINGLE_PRECISION * numbers[SIGNAL], ROUNDED * numbers[TERMS]) / ARRIVED
+    numbers[GUARD] = guard = max(SINGLE_PRECISION * numbers[SIGNAL], ROUNDED * numbers[TERMS]) / ARRIVED
     return math.sqrt(within / (rest / max(n - count, 1) + guard * guard)) if within > 0 else 0.0
 
 
-def is_at_rest(matrices: Matrices, vectors: Matrix, numbers: Vector) -> bool:
-    """Tell whether nothing is left of the sum of squares, and of the whole step, beside what there was of them.
+def is_at_rest(offset: Vector, matrices: Matrices, vectors: Matrix, numbers: Vector) -> bool:
+    """Tell whether functions that are to be 0 are 0, and the whole step too, beside what they were and the parameters have been.
 
-    Where the residuals vanish together with their derivative no step arrives, each goes a part of the way.
+    Where functions vanish together with their derivative no step arrives, each goes a part of the way. Data other than 0 have a
+    size of their own, which says it better.
     """
-    if numbers[SUM] > EPSILON * EPSILON * numbers[START_SUM]:
+    data = 0.0
+    for i in range(offset.shape[0]):
+        data = max(data, abs(offset[i]))
+    if data > 0 or numbers[SUM] > EPSILON * EPSILON * numbers[START_SUM]:
         return False
     count = reduce(matrices[TRIANGLE], vectors, COLUMNS, FREE, matrices[SMALL])
     safe = factorize(matrices[SMALL], matrices[REMAINING], count)
@@ -492,6 +506,8 @@ def is_at_rest(matrices: Matrices, vectors: Matrix, numbers: Vector) -> bool:
     for j in range(vectors.shape[1]):
         rests = rests and abs(vectors[DELTA, j]) <= SMALL_STEP * vectors[SIZES, j]
         vectors[DELTA, j] = 0.0
+    if rests:
+        numbers[DISTANCE] = 0.0
     return rests
 
 
@@ -502,7 +518,8 @@ def sum_along(sum_of_squares: SumOfSquares, context: Any, vectors: Matrix, count
         if vectors[TRIAL, j] < vectors[LOWER, j] or vectors[TRIAL, j] > vectors[UPPER, j]:
             return math.nan
     counters[EVALUATIONS] += 1
-    return sum_of_squares(vectors[TRIAL], context)
+    total: float = sum_of_squares(vectors[TRIAL], context)
+    return total
 
 
 def gain_along(
@@ -519,10 +536,11 @@ def gain_along(
         behind = sum_along(sum_of_squares, context, vectors, counters, -factor) - numbers[SUM]
         wider, bend, tilt = bend, ahead + behind, ahead - behind
         if math.isfinite(wider) and near <= SMALL_RISE * numbers[SUM]:
-            if not (bend > 100 * rounding(numbers) and abs(wider - 16 * bend) <= bend):
+            if not (bend > visible(numbers) and abs(wider - 16 * bend) <= bend):
                 return math.inf
             steepest = max(abs(tilt) / 2, abs(slope * factor))
-            return steepest * steepest / (2 * bend)
+            gain: float = steepest * steepest / (2 * bend)
+            return gain
         near = max(abs(ahead), abs(behind))
         factor /= 4
     return math.inf
@@ -559,15 +577,23 @@ def is_settled(
             gain += gain_along(sum_of_squares, context, vectors, numbers, counters, 2 * z * z)
     for j in range(p):
         vectors[DELTA, j] = 0.0
-    if gain <= allowed:
+    settled: bool = gain <= allowed
+    if settled:
         numbers[DISTANCE] = math.sqrt(gain * max(n - count, 1) / numbers[SUM]) if gain > 0 else 0.0
-    return gain <= allowed
+    return settled
 
 
 def judge(
-    sum_of_squares: SumOfSquares, context: Any, matrices: Matrices, vectors: Matrix, numbers: Vector, counters: Counters, n: int
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    offset: Vector,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
+    counters: Counters,
 ) -> int:
     """No step is worth taking: say whether this is a minimum."""
+    n = offset.shape[0]
     here, ahead = False, False
     for j in range(vectors.shape[1]):
         ahead = ahead or vectors[STILL, j] > 0
@@ -578,9 +604,12 @@ def judge(
     numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
     if here:
         return PLATEAU
-    if numbers[DISTANCE] <= ARRIVED or is_at_rest(matrices, vectors, numbers):
+    if numbers[DISTANCE] <= ARRIVED:
         return CONVERGED
-    if is_settled(sum_of_squares, context, matrices, vectors, numbers, counters, n):
+    if is_at_rest(offset, matrices, vectors, numbers) or is_settled(
+        sum_of_squares, context, matrices, vectors, numbers, counters, n
+    ):
+        counters[CURVED] = 1
         return CONVERGED
     return PLATEAU if ahead else counters[REFUSAL]
 
@@ -624,16 +653,16 @@ def leaves_saddle(
     if factorize(matrices[SMALL], matrices[REMAINING], count):
         return False
     limit = negligible(matrices[REMAINING], count, EPSILON * max(n, count))
-    lower = numbers[SUM] - 100 * rounding(numbers)
+    lower = numbers[SUM] - visible(numbers)
     for axis in range(count):
         if set_aside(matrices[REMAINING], vectors, count, limit, axis) > APART:
             factor = ASIDE
             for _ in range(4):
                 if sum_along(sum_of_squares, context, vectors, counters, factor) < lower:
-                    length = abs(factor) * length_of(vectors, DELTA)
+                    length = abs(factor) * length_of(vectors, NORMS, DELTA)
                     if look(linearize, context, system, offset, matrices, vectors, numbers, counters):
                         move(matrices, vectors, numbers)
-                        numbers[RADIUS] = length
+                        numbers[RADIUS], counters[CURVED] = length, 0
                         return True
                 factor *= -1.0 if factor > 0 else -0.1
     return False
@@ -694,7 +723,7 @@ def step(
     for trial in range(MAX_TRIALS):
         numbers[DAMPING] = 0.0
         cut = safe and propose(matrices, vectors, count, True, 0.0)
-        if safe and length_of(vectors, DELTA) > 1.1 * numbers[RADIUS]:
+        if safe and length_of(vectors, NORMS, DELTA) > 1.1 * numbers[RADIUS]:
             safe = False
             release(vectors, THETA, GRADIENT)
             count = reduce(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL])
@@ -703,9 +732,9 @@ def step(
             numbers[DAMPING] = 0.0 if undamped else damping_for(matrices[WITHIN], count, numbers[RADIUS])
             cut = propose(matrices, vectors, count, False, numbers[DAMPING])
         predicted, rate = descent_along(matrices, vectors)
-        length = length_of(vectors, DELTA)
+        length = length_of(vectors, NORMS, DELTA)
         worthless = predicted <= rounding(numbers)
-        if length <= SMALL_STEP * length_of(vectors, THETA) or (worthless and (undamped or not cut)):
+        if length_of(vectors, COLUMNS, DELTA) <= SMALL_STEP * numbers[TERMS] or (worthless and (undamped or not cut)):
             # Try the full step before giving up: along a nearly undetermined direction any damping hides the gain.
             if undamped or numbers[DAMPING] == 0 or distance(matrices, vectors, numbers, n) <= ARRIVED:
                 break
@@ -728,9 +757,10 @@ def step(
         shrunk = 0.1
         if not worthless and numbers[TRIAL_SUM] < 100 * numbers[SUM]:
             # the minimum of the parabola with the sum and its slope here and the sum at the trial
-            shrunk = min(max(rate / max(2 * rate + numbers[TRIAL_SUM] - numbers[SUM], 1e-300), 0.1), 0.5)
+            curvature = 2 * rate + numbers[TRIAL_SUM] - numbers[SUM]
+            shrunk = min(max(rate / curvature, 0.1), 0.5) if curvature > 0 else 0.5
         numbers[RADIUS] = shrunk * min(numbers[RADIUS], length)
-    code = judge(sum_of_squares, context, matrices, vectors, numbers, counters, n)
+    code = judge(sum_of_squares, context, offset, matrices, vectors, numbers, counters)
     if code == CONVERGED and leaves_saddle(
         linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters
     ):
@@ -807,14 +837,14 @@ def advance(
         if counters[STARTED] == 0:
             for j in range(p):
                 vectors[TRIAL, j] = vectors[THETA, j]
-                vectors[NORMS, j] = 0.0
+                vectors[NORMS, j], vectors[SIZES, j] = 0.0, 0.0
             if look(linearize, context, system, offset, matrices, vectors, numbers, counters):
                 move(matrices, vectors, numbers)
                 counters[STARTED] = 1
                 numbers[START_SUM] = numbers[SUM]
                 # z, too: parameters that start at 0 have no size
                 reach = math.sqrt(dot(matrices[TRIANGLE], p, p, 0, p))
-                numbers[RADIUS] *= max(length_of(vectors, THETA), reach)
+                numbers[RADIUS] *= max(length_of(vectors, NORMS, THETA), reach)
             else:
                 code = NOT_FINITE
                 numbers[SUM], numbers[DAMPING] = numbers[TRIAL_SUM], math.nan
@@ -838,7 +868,7 @@ def advance(
 
 def on_bound(vectors: Matrix, j: int, bound: int) -> bool:
     """Tell whether a parameter is on a bound."""
-    on: bool = abs(vectors[THETA, j] - vectors[bound, j]) <= ON_BOUND * max(abs(vectors[bound, j]), 1e-300) < math.inf
+    on: bool = abs(vectors[THETA, j] - vectors[bound, j]) <= ON_BOUND * abs(vectors[bound, j]) < math.inf
     return on
 
 
@@ -866,7 +896,8 @@ def conclude(
             return NOT_FINITE
         move(matrices, vectors, numbers)
     release(vectors, THETA, GRADIENT)
-    numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
+    if counters[CURVED] == 0:
+        numbers[DISTANCE] = distance(matrices, vectors, numbers, n)
     for j in range(p):
         on = on_bound(vectors, j, LOWER) or on_bound(vectors, j, UPPER)
         vectors[MOVING, j] = 0.0 if on else 1.0

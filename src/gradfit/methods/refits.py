@@ -26,9 +26,11 @@ from typing import Any
 
 from gradfit.methods.marquardt import (
     CONVERGED,
+    CURVED,
     FAIR,
     FREE,
     GRADIENT,
+    HESITANT,
     INVERSE,
     LOWER,
     NORMS,
@@ -36,7 +38,9 @@ from gradfit.methods.marquardt import (
     RADIUS,
     REST,
     RUNNING,
+    SIZES,
     SMALL,
+    START_SUM,
     STARTED,
     STEPS,
     SUM,
@@ -70,9 +74,11 @@ from gradfit.methods.marquardt import (
 # How a ray ended, besides the codes of marquardt for a fit on it that failed.
 CROSSED = 10
 AT_BOUND = 11  # a bound of the user's comes first
-OPEN = 12  # no crossing within FAR times the distance at which a linear model has one
+OPEN = (
+    12  # no crossing within FAR times the distance at which a linear model has one, or before the model fails beyond BEYOND times
+)
 LOWER_MINIMUM = 13  # the sum of squares falls below S_0: this was not the minimum
-LOST = 14  # the fits on the ray fail, or jump, before the crossing
+LOST = 14  # the fits on the ray fail, or tau jumps, before the crossing
 
 # goal, (GOALS,)
 VARIANCE = 0  # s^2; 0: of each fit itself
@@ -88,10 +94,13 @@ DIRECTION, HELD, FOUND = 0, 1, 2
 RHO, CODE = 0, 1
 RAY_NUMBERS = 2
 
+INVOLVED = 1e-6  # share of a parameter in undetermined directions from which its value is arbitrary
 QUICK = 12  # undamped steps before Levenberg-Marquardt is asked
 TRIALS = 60  # points on a ray
 CLOSE = 1e-7  # of the value of tau that is looked for
 FAR = 1e8
+BEYOND = 10.0
+BEFORE_ZERO = 1e-3  # of a held parameter is left where a pole is looked for
 STRETCH = 4.0  # a trial at most this many times as far as the one before
 
 
@@ -110,14 +119,16 @@ def settle(
 ) -> int:
     """Go from THETA to the minimum near it; SUM is then the sum of squares there. The state is that of the last look."""
     p, n = vectors.shape[1], offset.shape[0]
-    counters[STARTED], counters[STEPS] = 0, 0
+    # Nothing of the fit before may be left: the results do not depend on which came before.
+    counters[STARTED], counters[STEPS], counters[HESITANT], counters[CURVED] = 0, 0, 0, 0
     for j in range(p):
         vectors[TRIAL, j] = vectors[THETA, j]
-        vectors[NORMS, j] = 0.0
+        vectors[NORMS, j], vectors[SIZES, j] = 0.0, 0.0
     if not look(linearize, context, system, offset, matrices, vectors, numbers, counters):
+        numbers[SUM] = numbers[TRIAL_SUM]
         return NOT_FINITE
     move(matrices, vectors, numbers)
-    counters[STARTED] = 1
+    counters[STARTED], numbers[START_SUM] = 1, numbers[SUM]
     for _ in range(QUICK):
         release(vectors, THETA, GRADIENT)
         count = reduce(matrices[TRIANGLE], vectors, NORMS, FREE, matrices[SMALL])
@@ -136,7 +147,7 @@ def settle(
         if not numbers[SUM] - numbers[TRIAL_SUM] > FAIR * predicted:
             break
         move(matrices, vectors, numbers)
-    numbers[RADIUS] = max(length_of(vectors, THETA), math.sqrt(dot(matrices[TRIANGLE], p, p, 0, p)))
+    numbers[RADIUS] = max(length_of(vectors, NORMS, THETA), math.sqrt(dot(matrices[TRIANGLE], p, p, 0, p)))
     code = RUNNING
     while code == RUNNING and counters[STEPS] < goal[MOST]:
         code = advance(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters, history)
@@ -169,6 +180,18 @@ def stand(limits: Matrix, ray: Vector, base: Vector, vectors: Matrix, rho: float
             vectors[LOWER, j], vectors[UPPER, j] = limits[0, j], limits[1, j]
 
 
+def before_zero(ray: Vector, base: Vector, inside: float, rho: float) -> float:
+    """A trial; one that would carry a held parameter past 0 stops just before, once: a pole may stand there, and a fit beyond it."""
+    p = base.shape[0]
+    for j in range(p):
+        along = ray[DIRECTION * p + j]
+        if ray[HELD * p + j] > 0 and along != 0:
+            zero = -(1 - BEFORE_ZERO) * base[j] / along
+            if inside < zero < rho:
+                rho = zero
+    return rho
+
+
 def slope_along(ray: Vector, vectors: Matrix) -> float:
     """Half the slope of the sum of squares along a ray."""
     p = vectors.shape[1]
@@ -197,25 +220,25 @@ def cross(
 ) -> int:
     """Find the crossing on one ray; the last point is left in THETA and in the ray's RHO."""
     p = base.shape[0]
-    for j in range(p):
-        vectors[THETA, j] = base[j]
     furthest = reach(limits, ray, base)
     target = goal[CROSSING]
-    inside, outside, before = 0.0, math.inf, 0.0
-    rho = min(target, furthest)
+    inside, outside, stride = 0.0, math.inf, math.inf
+    for j in range(p):
+        ray[FOUND * p + j] = base[j]
+    rho = before_zero(ray, base, 0.0, min(target, furthest))
     for _ in range(TRIALS):
-        stand(limits, ray, base, vectors, rho, before)
+        for j in range(p):  # from the last point inside: one outside may belong to another minimum
+            vectors[THETA, j] = ray[FOUND * p + j]
+        stand(limits, ray, base, vectors, rho, inside)
         code = settle(linearize, sum_of_squares, context, system, offset, matrices, vectors, numbers, counters, history, goal)
-        before = rho
         ray[RAY * p + RHO] = rho
-        if code != CONVERGED:  # go back towards the last point that was found
-            outside = rho
-            rho = 0.5 * (inside + outside)
-            if outside - inside <= CLOSE * target:
+        if code != CONVERGED:  # in smaller steps
+            stride = 0.5 * (rho - inside)
+            if inside >= BEYOND * target:
+                return OPEN
+            if stride <= CLOSE * target:
                 return LOST
-            for j in range(p):
-                vectors[THETA, j] = ray[FOUND * p + j] if inside > 0 else base[j]
-            before = inside
+            rho = inside + stride
             continue
         excess = numbers[SUM] - goal[LEAST]
         if excess < -1e-3 * goal[VARIANCE] - rounding(numbers):
@@ -228,7 +251,7 @@ def cross(
                 return AT_BOUND
             if rho >= FAR * target:
                 return OPEN
-            inside = rho
+            inside, stride = rho, 2.0 * stride
             for j in range(p):
                 ray[FOUND * p + j] = vectors[THETA, j]
         else:
@@ -240,7 +263,7 @@ def cross(
         following = min(min(following, STRETCH * max(rho, target)), furthest)
         if not inside < following < outside and following < furthest:
             following = 0.5 * (inside + outside) if outside < math.inf else STRETCH * max(rho, target)
-        rho = min(following, furthest)
+        rho = before_zero(ray, base, inside, min(min(following, furthest), inside + stride))
     return LOST
 
 
@@ -315,7 +338,8 @@ def refit_all(
     words, strides
         The context of the first data set, and what each of its words grows by from one data set to the next.
     results
-        (count, 2 p + 2): parameters, standard errors (NaN where a parameter is undetermined or on a bound), sum of squares, code.
+        (count, 2 p + 2): parameters, standard errors (infinite where these data do not determine a parameter, NaN where it is on a
+        bound), sum of squares, code.
     """
     p, n = base.shape[0], offsets.shape[1]
     converged = 0
@@ -330,10 +354,13 @@ def refit_all(
         results[i, 2 * p], results[i, 2 * p + 1] = numbers[SUM], code
         if code != NOT_FINITE:
             conclude(linearize, context, system, offsets[i], matrices, vectors, numbers, counters)
-        variance = numbers[SUM] / max(n - p, 1) if goal[VARIANCE] == 0 else goal[VARIANCE]
+        variance = max(numbers[SUM], 0.0) / max(n - p, 1) if goal[VARIANCE] == 0 else goal[VARIANCE]
         for j in range(p):
-            known = code == CONVERGED and vectors[UNDETERMINED, j] < 1e-6
-            results[i, p + j] = math.sqrt(matrices[INVERSE, j, j] * variance) if known else math.nan
+            results[i, p + j] = math.nan
+            if code == CONVERGED and vectors[UNDETERMINED, j] < INVOLVED:
+                results[i, p + j] = math.sqrt(matrices[INVERSE, j, j] * variance)
+            elif code == CONVERGED and vectors[UNDETERMINED, j] >= INVOLVED:
+                results[i, p + j] = math.inf
         for k in range(words.shape[0]):
             words[k] += strides[k]
     return converged

@@ -131,7 +131,8 @@ class Refits:
     Attributes
     ----------
     theta, stderr
-        (count, p); the error is NaN where it cannot be had.
+        (count, p); the error is infinite where the data do not determine a parameter, NaN where it has none (on a bound, or of a
+        loss that is no likelihood).
     sum
         Sums of squares, (count,).
     code

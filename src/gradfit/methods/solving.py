@@ -64,6 +64,10 @@ class Conclusion:
         Norm of prediction / sigma.
     condition
         Norm of the inverse of J, its columns scaled to 1; infinite where a direction is not determined.
+    guard
+        What stands for the deviation of a residual where the data are exact.
+    curved
+        Whether the linear form could not tell that this is a minimum: errors from it do not hold.
     """
 
     distance: float
@@ -73,6 +77,8 @@ class Conclusion:
     rest: float
     signal: float
     condition: float
+    guard: float
+    curved: bool
 
 
 class Solver:
@@ -145,6 +151,8 @@ class Solver:
             rest=numbers[marquardt.REST],
             signal=numbers[marquardt.SIGNAL],
             condition=numbers[marquardt.CONDITION],
+            guard=numbers[marquardt.GUARD],
+            curved=bool(self.counters[marquardt.CURVED]),
         )
 
     def _linearize(self, theta: Floats, residual: Floats, jacobian: Floats) -> float:
@@ -155,9 +163,10 @@ class Solver:
         if near is None:
             return math.nan
         residual[:], jacobian[:] = near.residual, near.jacobian.T
-        self.offset[:] = near.prediction * near.weight - near.residual
-        if self.kernel.loss_kind == "least_squares":
-            return float(near.residual @ near.residual)
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite sum is a status, told in words
+            self.offset[:] = near.prediction * near.weight - near.residual
+            if self.kernel.loss_kind == "least_squares":
+                return float(near.residual @ near.residual)
         return self._sum_of_squares(theta)
 
     def _sum_of_squares(self, theta: Floats) -> float:

@@ -25,6 +25,7 @@ McCullagh and Nelder, *Generalized Linear Models*, 2nd ed., section 2.3 (devianc
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor
 
 from gradfit.data.dataset import Dataset
-from gradfit.errors import DataError, ModelError, OptionError, unknown
+from gradfit.errors import DataError, FitWarning, ModelError, OptionError, unknown
 
 # A row that neither curves nor slopes keeps this share of the steepest row's curvature, so that no weight is zero.
 CURVATURE_FLOOR = 1e-6
@@ -112,8 +113,12 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
         raise OptionError(unknown("loss", loss, NAMES, "A function of (prediction, target) also serves."))
     if f_scale is not None and not (isinstance(loss, str) and loss in ROBUST):
         raise OptionError(f"f_scale belongs to {', '.join(ROBUST)}; the loss here is {_name(loss)}.")
-    if f_scale is not None and not (isinstance(f_scale, numbers.Real) and 0 < f_scale < np.inf):
-        raise OptionError(f"f_scale is {f_scale!r}; expected a positive number, in units of the residual.")
+    if f_scale is not None and (
+        isinstance(f_scale, bool) or not isinstance(f_scale, numbers.Real) or not 1e-140 < f_scale < 1e140
+    ):
+        raise OptionError(
+            f"f_scale is {f_scale!r}; expected a positive number, 1e-140 to 1e140, in units of the residual: the size of its noise."
+        )
     if loss == "squared":
         return Loss("squared", squared_error, "least_squares")
     if data.covariance is not None:
@@ -133,6 +138,7 @@ def _unweighted(loss: str | Callable[..., Any], data: Dataset, f_scale: float | 
             raise DataError(
                 f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more."
             )
+        _check_counts(data)
         return Loss("poisson", poisson_deviance, "likelihood")
     if isinstance(loss, str):
         return _robust(loss, 1.0 if f_scale is None else float(f_scale))
@@ -141,6 +147,24 @@ def _unweighted(loss: str | Callable[..., Any], data: Dataset, f_scale: float | 
     if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
         raise OptionError(f"loss is the class {loss.__name__}; pass an object of it: {loss.__name__}().")
     return _custom(loss, torch.as_tensor(data.target, dtype=torch.float64))
+
+
+def _check_counts(data: Dataset) -> None:
+    """Refuse counts without a maximum of their likelihood; warn of numbers that are no counts."""
+    if not data.target.any():
+        raise DataError(
+            f"{data.target_name} is 0 in all {data.n} rows; the likelihood of no count at all rises until the mean is 0, so there is "
+            "no estimate. Give rows with counts."
+        )
+    broken = np.flatnonzero(data.target % 1)
+    if broken.size:
+        warnings.warn(
+            f"{data.target_name} has {broken.size} fractional values (row {int(data.row_numbers[broken[0]]) + 1}: "
+            f"{data.target[broken[0]]:g}), and Poisson errors are those of whole counts; "
+            "fit counts, and let the model multiply its rate by the exposure.",
+            FitWarning,
+            stacklevel=4,
+        )
 
 
 def _weighted(loss: Loss) -> Loss:
@@ -170,8 +194,11 @@ def _robust(name: str, scale: float) -> Loss:
 def _custom(function: Callable[..., Any], target: Tensor) -> Loss:
     """Try the function on the data, a perfect prediction: one number each, or one for all?"""
     name = _name(function)
+    given = target.clone()
     with torch.enable_grad():
-        value = _call(function, name, target.clone().requires_grad_(), target.clone())
+        value = _call(function, name, target.clone().requires_grad_(), given)
+    if not torch.equal(given, target):
+        raise ModelError(f"the loss {name} changes its target in place; compute a new tensor instead.")
     if value.shape not in (torch.Size([]), target.shape):
         raise ModelError(
             f"the loss {name} gave shape {tuple(value.shape)} for {len(target)} rows; expected one number, or one per row."

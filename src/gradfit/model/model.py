@@ -162,6 +162,7 @@ def module_model(module: torch.nn.Module, data_names: Sequence[str], target: str
     The module itself is never changed: gradfit works on a copy. Its input is (n, k), one column per data argument, unless
     ``forward`` takes several arguments: then each gets one column, (n, 1).
     """
+    _check_module(module)
     own = copy.deepcopy(module).eval()  # dropout and batch norm are switched on by the descent alone
     defaults = {name: Parameter(start=p.detach().cpu().numpy().astype(np.float64)) for name, p in own.named_parameters()}
     for name, p in own.named_parameters():
@@ -178,6 +179,18 @@ def module_model(module: torch.nn.Module, data_names: Sequence[str], target: str
         return output.squeeze(1) if isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] == 1 else output
 
     return Model("module", function, names, defaults, target, repr(module), f"torch.nn module {type(module).__name__}", own)
+
+
+def _check_module(module: torch.nn.Module) -> None:
+    """Refuse a module whose parameters are not there yet, or not numbers to fit."""
+    kind = type(module).__name__
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+            raise ModelError(f"{kind} is lazy: {name} has no shape yet; call the module once on data before the fit.")
+        if parameter.is_meta:
+            raise ModelError(f"{kind} is on the meta device: {name} has no numbers; make it with module.to_empty(device='cpu').")
+        if parameter.is_complex():
+            raise ModelError(f"{kind} has complex parameters ({name}); expected real ones, such as real and imaginary part.")
 
 
 def _check_roles(
@@ -238,6 +251,14 @@ def _check_spelling(names: Collection[str], columns: Collection[str]) -> None:
 
 def _arguments(function: Callable[..., Any]) -> tuple[dict[str, Parameter], set[str]]:
     """Give the arguments by name, and those whose default is no number: options of the function, left as they are."""
+    if isinstance(function, type):
+        raise ModelError(
+            f"the model is the class {function.__name__}; expected a function or an object, so pass {function.__name__}(...)."
+        )
+    if inspect.iscoroutinefunction(function):
+        raise ModelError(
+            f"{_label(function)} is async, so that a call gives a coroutine; expected numbers, so write def without async."
+        )
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

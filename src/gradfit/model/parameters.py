@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from gradfit.model.expression import Formula, normal, parse
 from gradfit.typing import Floats
 
 ASSUMED_START = 1.0
+SAME = 1e-6  # starts that agree so far say the same
+STEP, AGREEMENT = 6e-6, 1e-3  # of a finite difference, in relative units; between it and autograd
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Parameters:
     packed
         Whether a method may hold all free numbers in one tensor. torch modules keep one tensor each, because some
         optimizers look at shapes.
+    pinned
+        Names that were fixed at a value of their own, whatever their start.
     """
 
     names: tuple[str, ...]
@@ -72,6 +77,7 @@ class Parameters:
     assumed: frozenset[str]
     ties: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]] = field(repr=False)
     packed: bool = True
+    pinned: frozenset[str] = frozenset()
 
     @cached_property
     def free_names(self) -> tuple[str, ...]:
@@ -122,15 +128,17 @@ class Parameters:
         Raises
         ------
         ParameterError
-            A start that is not finite or outside its bounds.
+            A start that is not finite, outside its bounds, or another than what fixed or tied says.
         """
         if start is None:
             return self
         named = start if isinstance(start, Mapping) else dict(zip(self.names, start, strict=True))
         specs = dict(self.specs)
         for name, value in named.items():
-            specs[name] = _checked(name, replace(specs[name], start=_array(value, name)))
+            if name not in self.pinned:
+                specs[name] = _checked(name, replace(specs[name], start=_array(value, name)))
         begun = replace(self, specs=specs)
+        _check_starts(begun, start)
         # What does not depend on the start need not be found out again.
         vars(begun).update({name: getattr(self, name) for name in ("free_names", "free_elements", "lower", "upper", "bounded")})
         return begun
@@ -194,7 +202,8 @@ def parameters(
     ------
     ParameterError
         A name the model does not have, a value that is no finite number, reversed bounds, a start outside them, a parameter
-        both fixed and tied, ties that go in a circle.
+        both fixed and tied, ties that go in a circle, a tie that gives no finite real number at the start or loses its
+        derivative, a start by name that is another than what fixed or tied says.
     """
     specs = {
         name: replace(spec, start=None if spec.start is None else _array(spec.start, name)) for name, spec in defaults.items()
@@ -204,7 +213,8 @@ def parameters(
     for name, pair in _named(bounds, specs, "bounds").items():
         lower, upper = _pair(pair, name)
         specs[name] = replace(specs[name], lower=lower, upper=upper)
-    for name, value in _named(_fixed(fixed), specs, "fixed").items():
+    kept = _named(_fixed(fixed), specs, "fixed")
+    for name, value in kept.items():
         specs[name] = replace(specs[name], fixed=True, start=specs[name].start if value is None else _array(value, name))
     for name, tie in _named(tied, specs, "tied").items():
         specs[name] = replace(specs[name], tied=tie)
@@ -213,17 +223,22 @@ def parameters(
         if specs[name].fixed:
             raise ParameterError(f"{name} is fixed and has no value; write fixed={{{name!r}: value}}.")
     complete = {name: _checked(name, spec) for name, spec in specs.items()}
-    return Parameters(tuple(complete), complete, assumed, _ties(complete), packed)
+    pinned = frozenset(name for name, value in kept.items() if value is not None)
+    known = Parameters(tuple(complete), complete, assumed, _ties(complete), packed, pinned)
+    _check_starts(known, start)
+    return known
 
 
 def _checked(name: str, spec: Parameter) -> Parameter:
     low, high = _pair((spec.lower, spec.upper), name)
     lower, upper = -math.inf if low is None else low, math.inf if high is None else high
     if math.isnan(lower) or math.isnan(upper) or lower >= upper:
-        raise ParameterError(f"bounds of {name} are ({spec.lower}, {spec.upper}); expected lower < upper.")
+        raise ParameterError(
+            f"bounds of {name} are ({spec.lower}, {spec.upper}); expected lower < upper. Swap them, or keep a value by fixed=."
+        )
     if spec.tied is not None and spec.fixed:
-        raise ParameterError(f"{name} is both fixed and tied; choose one.")
-    if spec.tied is not None and (spec.lower is not None or spec.upper is not None):
+        raise ParameterError(f"{name} is both fixed and tied; expected one of them, so leave the other out.")
+    if spec.tied is not None and (lower > -math.inf or upper < math.inf):
         raise ParameterError(f"{name} is tied and has bounds; bound the parameters it is computed from.")
     start = np.array(_inside(lower, upper)) if spec.start is None else spec.start
     if spec.tied is None and ((start < lower) | (start > upper)).any():
@@ -249,6 +264,8 @@ def _named(given: Any, specs: Mapping[str, Parameter], what: str) -> dict[str, A
     if given is None:
         return {}
     if not isinstance(given, Mapping):
+        if isinstance(given, (set, frozenset)):
+            raise ParameterError(f"{what} is a set, {_brief(given)}, which has no order; give a dict by parameter name.")
         try:
             listed = list(given)
         except TypeError:
@@ -282,13 +299,13 @@ def _fixed(fixed: Mapping[str, Any] | Sequence[str] | None) -> Mapping[str, Any]
 def _array(value: Any, name: str) -> Floats:
     plain = value.detach().cpu().double().numpy() if isinstance(value, Tensor) and not value.is_complex() else value
     try:
-        if plain is None or isinstance(plain, Tensor) or np.ma.is_masked(plain) or np.asarray(plain).dtype.kind in "bUSc":
+        if plain is None or isinstance(plain, Tensor) or np.ma.is_masked(plain) or np.asarray(plain).dtype.kind in "bUScmM":
             raise TypeError
         array = np.array(plain, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ParameterError(f"{name} is {_brief(value)}; expected a number, or an array of numbers.") from None
     if not np.isfinite(array).all() or array.size == 0:
-        raise ParameterError(f"{name} is {_shown(array)}; expected finite numbers.")
+        raise ParameterError(f"{name} is {_shown(array)}; expected finite numbers. Choose a start where the model has a value.")
     return array
 
 
@@ -299,11 +316,13 @@ def _pair(pair: Any, name: str) -> tuple[float | None, float | None]:
         lower, upper = (None if side is None else float(_array_side(side)) for side in pair)
         return lower, upper
     except (TypeError, ValueError, OverflowError):
-        raise ParameterError(f"bounds of {name} are {_brief(pair)}; expected (lower, upper), None for no bound.") from None
+        raise ParameterError(
+            f"bounds of {name} are {_brief(pair)}; expected (lower, upper), each a number or None for no bound; write {{{name!r}: (0, None)}}."
+        ) from None
 
 
 def _array_side(side: Any) -> Any:
-    if isinstance(side, (str, bytes, bool)):
+    if side is np.ma.masked or isinstance(side, (str, bytes)) or np.asarray(side).dtype.kind in "bmM":
         raise TypeError
     return side
 
@@ -341,7 +360,7 @@ def _tie(
         function = tied
 
         def evaluate(known: Mapping[str, Tensor]) -> Tensor:
-            return torch.as_tensor(function(**{need: known[need] for need in needs}))
+            return _real(function(**{need: known[need] for need in needs}), name)
 
     elif isinstance(tied, str):
         formula = _tie_formula(name, tied)
@@ -360,7 +379,12 @@ def _tie(
 
 def _needs(name: str, tied: Callable[..., Any]) -> tuple[str, ...]:
     try:
-        return tuple(inspect.signature(tied).parameters)
+        arguments = inspect.signature(tied).parameters.values()
+        if any(
+            argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD, argument.POSITIONAL_ONLY) for argument in arguments
+        ):
+            raise TypeError
+        return tuple(argument.name for argument in arguments)
     except (TypeError, ValueError):
         raise ParameterError(
             f"{name} is tied to {tied!r}, whose arguments cannot be read; write a formula of other parameters, such as '2*w'."
@@ -375,3 +399,93 @@ def _tie_formula(name: str, text: str) -> Formula:
     if formula.target is not None:
         raise ParameterError(f"{name} is tied to {text!r}; write only the right side, without '='.")
     return formula
+
+
+# --- what the start values say together --------------------------------------------------------------------------------
+
+
+def _check_starts(known: Parameters, start: Mapping[str, Any] | Sequence[float] | None) -> None:
+    """Refuse starts that contradict fixed values or ties, and ties that cannot be computed at the start.
+
+    A start in order must name every parameter, so what it says of fixed and tied ones is not held against it.
+    """
+    named = {normal(str(name)): value for name, value in start.items()} if isinstance(start, Mapping) else {}
+    values = {name: torch.from_numpy(spec.start) for name, spec in known.specs.items() if spec.tied is None}
+    for name, tie in known.ties.items():
+        values[name] = _tied_value(name, known.specs[name].tied, tie, values)
+    for name in named:
+        if name in known.pinned or name in known.ties:
+            own, given = values[name].numpy(), _array(named[name], name)
+            if own.shape != given.shape or not np.allclose(own, given, rtol=SAME, atol=0):
+                kind = "fixed at" if name in known.pinned else "tied to what is"
+                raise ParameterError(
+                    f"start of {name} is {_shown(given)}, and {name} is {kind} {_shown(own)}; expected one of the two, so leave the start out."
+                )
+
+
+def _tied_value(name: str, tied: Any, tie: Callable[[Mapping[str, Tensor]], Tensor], values: dict[str, Tensor]) -> Tensor:
+    """Compute a tied parameter at the start, and for a function of the caller's its derivative."""
+    try:
+        value = tie(values).detach().double()
+        lost = [] if isinstance(tied, str) else _lost_in_tie(tied, tie, values)
+    except ParameterError:
+        raise
+    except Exception as error:  # whatever the caller's function raises
+        raise ParameterError(
+            f"{name} is tied to {_told(tied)}, which raised {type(error).__name__} at the start: {error}. "
+            "Use plain arithmetic or torch functions, or a formula such as 'sqrt(b)'."
+        ) from error
+    if not torch.isfinite(value).all():
+        others = ", ".join(f"{other} = {_shown(values[other].numpy())}" for other in values if other in _arguments(tied))
+        raise ParameterError(
+            f"{name} is tied to {_told(tied)}, which is {_shown(value.numpy())} at the start ({others}); expected a finite number. "
+            "Start where it has a value."
+        )
+    if lost:
+        raise ParameterError(
+            f"{name} is tied to {_told(tied)}, which turns {', '.join(lost)} into a plain number and loses its derivative; "
+            "expected plain arithmetic or torch functions. Write torch.exp, not math.exp, or a formula such as 'exp(b)'."
+        )
+    return value
+
+
+def _lost_in_tie(tied: Any, tie: Callable[[Mapping[str, Tensor]], Tensor], values: Mapping[str, Tensor]) -> list[str]:
+    """Arguments by which autograd and a finite difference of a tie differ, near the start and a little off it."""
+    return [name for name in _arguments(tied) if all(not _tie_agrees(tie, values, name, shift) for shift in (0.0, 0.037))]
+
+
+def _tie_agrees(tie: Callable[[Mapping[str, Tensor]], Tensor], values: Mapping[str, Tensor], name: str, shift: float) -> bool:
+    here = {other: value * (1 + shift) + shift for other, value in values.items()}
+    point = here[name].clone().requires_grad_()
+    value = tie(here | {name: point}).double().sum()
+    slope = 0.0
+    if value.requires_grad:
+        (gradient,) = torch.autograd.grad(value, point, allow_unused=True)
+        slope = 0.0 if gradient is None else float(gradient.sum())
+    step = STEP * max(1.0, float(here[name].abs().max()))
+    ahead, behind = (float(tie(here | {name: here[name] + sign * step}).detach().double().sum()) for sign in (1, -1))
+    difference, rounding = (ahead - behind) / (2 * step), 1e-14 * max(abs(ahead), abs(behind)) / step
+    agrees = abs(slope - difference) <= AGREEMENT * max(abs(slope), abs(difference)) + rounding
+    return agrees or not (math.isfinite(slope) and math.isfinite(difference))
+
+
+def _arguments(tied: Any) -> tuple[str, ...]:
+    return parse(tied).names if isinstance(tied, str) else tuple(inspect.signature(tied).parameters)
+
+
+def _told(tied: Any) -> str:
+    return repr(tied) if isinstance(tied, str) else f"the function {getattr(tied, '__name__', type(tied).__name__)}"
+
+
+def _real(value: Any, name: str) -> Tensor:
+    """Take what a tie of the caller's gave."""
+    if isinstance(value, bool) or not isinstance(value, (Tensor, numbers.Real, np.ndarray)):
+        raise ParameterError(
+            f"{name} is tied to a function that gave {_brief(value)}; expected a real number, so let it return one."
+        )
+    tensor = torch.as_tensor(value)
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ParameterError(
+            f"{name} is tied to a function that gave {tensor.dtype}; expected a real number, so take the real part or a size."
+        )
+    return tensor

@@ -33,6 +33,7 @@ def page(record: FitRecord, curve: plots.Curve | None) -> str:
         "<h2>Result</h2>",
         result_table(record),
         f"<p>{'<br>'.join(escape(line) for line in text.quality(record))}</p>",
+        _findings(record),
         "<h2>Data and fit</h2>",
         _picture(plots.fit_figure(record, curve), "fit", "Data and fit with its 95% confidence band"),
         _picture(plots.residual_figure(record), "residuals", "Residuals"),
@@ -74,6 +75,15 @@ def _ending(record: FitRecord) -> str:
     main = f'<p class="{"ok" if record.success else "bad"}">{escape(record.message)}</p>'
     others = [warning for warning in record.warnings if warning != record.message]
     return main + "".join(f'<p class="note">{escape(warning)}</p>' for warning in others)
+
+
+def _findings(record: FitRecord) -> str:
+    if not record.findings:
+        return ""
+    found = "".join(
+        f"<li><b>{escape(finding.kind)}</b>: {escape(finding.text)} {escape(finding.advice)}</li>" for finding in record.findings
+    )
+    return f"<h2>Findings</h2><ul>{found}</ul>"
 
 
 def _verdict(record: FitRecord) -> str:

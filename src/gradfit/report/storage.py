@@ -21,6 +21,7 @@ import numpy as np
 
 from gradfit.errors import StorageError
 from gradfit.statistics.diagnosis import Diagnosis
+from gradfit.statistics.findings import Finding
 from gradfit.statistics.goodness import Goodness
 from gradfit.statistics.record import Estimate, FitRecord, History, ModelRecord, Points
 
@@ -58,7 +59,7 @@ def from_json(text: str) -> FitRecord:
 
 
 def _record(stored: dict[str, Any]) -> FitRecord:
-    stored = {"source": ""} | stored  # files of the first versions have none
+    stored = {"source": "", "findings": []} | stored  # files of the first versions have none
     fields = {field.name: stored[field.name] for field in dataclasses.fields(FitRecord)}
     model, points, diagnosis = fields["model"], fields["points"], fields["diagnosis"]
     p = len(fields["names"])
@@ -71,6 +72,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
             }
         ),
         "estimates": tuple(_estimate(estimate) for estimate in fields["estimates"]),
+        "findings": tuple(_finding(finding) for finding in fields["findings"]),
         "names": tuple(fields["names"]),
         "warnings": tuple(fields["warnings"]),
         "covariance": _array(fields["covariance"]).reshape((p, p) if fields["covariance"] else (0, 0)),
@@ -95,7 +97,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
 
 def _check(record: FitRecord) -> None:
     """Refuse a record whose parts are of other types than declared, or contradict each other."""
-    for part in (record, record.model, record.goodness, record.diagnosis, *record.estimates):
+    for part in (record, record.model, record.goodness, record.diagnosis, *record.estimates, *record.findings):
         for name, hint in get_type_hints(type(part)).items():
             if not _fits(getattr(part, name), hint):
                 raise ValueError(f"{name} is no {getattr(hint, '__name__', hint)}")
@@ -131,6 +133,11 @@ def _estimate(stored: Mapping[str, Any]) -> Estimate:
     numbers = ("value", "stderr", "lower", "upper", "start")
     low, high = stored["bounds"]
     return Estimate(**{**stored, **{name: _number(stored[name]) for name in numbers}, "bounds": (_number(low), _number(high))})
+
+
+def _finding(stored: Mapping[str, Any]) -> Finding:
+    numbers = {name: _number(stored[name]) for name in ("number", "threshold", "p_value")}
+    return Finding(**{**stored, **numbers, "parameters": tuple(stored["parameters"]), "rows": tuple(stored["rows"])})
 
 
 def _plain(value: Any) -> Any:
@@ -189,10 +196,16 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     StorageError
         No such folder, no permission, a full disk; what was there before is untouched.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise StorageError(f"the name of the file is {path!r}; expected a text or a path, so give one.")
     target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # a link stays, its file is replaced
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary: str | None = None
     try:
+        if target.exists() and not target.is_file() and not target.is_dir():  # a device or a pipe must not be replaced by a file
+            with target.open("wb", buffering=0) as file:
+                file.write(data)
+            return
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)

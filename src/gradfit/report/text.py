@@ -10,6 +10,7 @@ import numpy as np
 
 from gradfit.drivers.monitor import SHOWN
 from gradfit.statistics.covariance import correlation
+from gradfit.statistics.findings import Finding
 from gradfit.statistics.record import Estimate, FitRecord
 from gradfit.statistics.rounding import rounded
 
@@ -23,6 +24,8 @@ def report(record: FitRecord) -> str:
     parts = [heading(record), record.message, table(record), "\n".join(quality(record))]
     if record.warnings:
         parts.append("\n".join(f"Warning: {warning}" for warning in record.warnings))
+    if record.findings:
+        parts.append("\n".join(["Findings", *(line for finding in record.findings for line in _finding(finding))]))
     training = training_lines(record)
     if training:
         parts.append("Training (loss and gradient before each step, parameters after it)\n" + "\n".join(training))
@@ -117,6 +120,10 @@ def strongest_correlation(record: FitRecord) -> str:
     first, second = np.unravel_index(int(np.abs(matrix).argmax()), matrix.shape)
     names = [record.names[index] for index in free]
     return f"strongest correlation {names[first]}, {names[second]}: {matrix[first, second]:+.3f}"
+
+
+def _finding(finding: Finding) -> list[str]:
+    return [f"  - {finding.kind}: {finding.text}", f"    {finding.advice}"]
 
 
 def training_lines(record: FitRecord) -> list[str]:

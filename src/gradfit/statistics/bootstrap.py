@@ -12,6 +12,9 @@ parametric    :math:`f_i + s\sigma_i z`, z normal; for counts                 th
 
 with h the leverage. With a covariance matrix :math:`LL^T` of the points, whitened residuals are drawn, and L times them added.
 
+A resampled fit that fails, or whose data do not determine a parameter that the original data determine (n equal points give no slope),
+is left out and counted.
+
 Intervals: *studentized*, :math:`\theta - q_{1-\alpha/2} s_\theta` to :math:`\theta - q_{\alpha/2} s_\theta` with q the quantiles of
 :math:`(\theta^* - \theta)/s_{\theta^*}`, which like Student's t allows for the error of the error; and *percentile*, the quantiles of
 :math:`\theta^*`, for which a few points are too few.
@@ -24,7 +27,7 @@ Davison and Hinkley, *Bootstrap Methods and their Application*, 1997, sections 2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +36,7 @@ import torch
 from gradfit.drivers.resampled import Drawn, refit_resampled
 from gradfit.errors import FitError, OptionError, unknown
 from gradfit.statistics.intervals import check_level
+from gradfit.statistics.rank import directions, jacobian_error
 from gradfit.statistics.summary import Fitted, why_no_errors
 from gradfit.typing import Floats
 
@@ -40,6 +44,7 @@ SCHEMES = ("residual", "pairs", "parametric")
 METHODS = ("studentized", "percentile")
 RESAMPLES = 1000
 MANY_FAILED = 0.05  # of the resamples: beyond, what is left is no fair sample
+EXACT_DATA = "the data are fitted to rounding, and such residuals say nothing about noise"
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,15 @@ class Bootstrap:
     names
         Parameters that are not fixed, in the order of the columns.
     samples
-        (resamples, p), estimates of those fits that converged.
+        (resamples, p), estimates of those fits that converged; NaN of a parameter that the original data do not determine.
     stderrs
-        (resamples, p), their standard errors; NaN where there is none (tied parameters, other losses).
+        (resamples, p), their standard errors; NaN where there is none (tied parameters, on a bound, other losses).
     values, errors
         The original estimates and standard errors, (p,).
     failed
-        How many fits did not converge.
+        How many fits did not converge, or had data that do not determine a parameter.
+    reasons
+        Why a parameter has no interval, by name.
     scheme, seed
         How, and from what seed, the data were drawn.
     """
@@ -68,6 +75,7 @@ class Bootstrap:
     values: Floats
     errors: Floats
     failed: int
+    reasons: Mapping[str, str]
     scheme: str
     seed: int
 
@@ -82,7 +90,7 @@ class Bootstrap:
         return dict(zip(self.names, np.sqrt(np.diag(self.covariance)).tolist(), strict=True))
 
     def intervals(self, level: float = 0.95, method: str = "studentized") -> dict[str, tuple[float, float]]:
-        """Interval of each parameter; "studentized" (percentile where there are no standard errors) or "percentile".
+        """Interval of each parameter; "studentized" (percentile where there are no standard errors) or "percentile"; NaN for a reason.
 
         Raises
         ------
@@ -130,12 +138,12 @@ def bootstrap(
     OptionError
         Numbers that are none, an unknown scheme, or one that this loss or these data cannot have.
     FitError
-        The fit itself is not at a minimum, or no resample converged.
+        The fit itself is not at a minimum, its residuals tell nothing of errors, or hardly a resample converged.
     """
     _check_numbers(resamples, seed, threads)
     chosen = _scheme(fitted, scheme)
     outcome, setting = fitted.outcome, fitted.setting
-    why = why_no_errors(outcome, fitted.kernel)
+    why = why_no_errors(outcome, fitted.kernel) or _no_residuals(fitted, chosen)
     if why:
         raise FitError(f"there is nothing to resample: {why}.")
     parameters = setting.parameters
@@ -144,10 +152,26 @@ def bootstrap(
         outcome.kernel, setting.data, outcome.solution.theta, parameters, draw, resamples,
         known=setting.absolute_sigma or fitted.kernel.loss_kind == "likelihood", threads=threads, progress=progress,
     )  # fmt: skip
-    converged = refits.converged
-    if not converged.any():
-        raise FitError(f"none of {resamples} resampled fits converged; the data may hardly determine the parameters.")
-    return _collected(fitted, refits.theta[converged], refits.stderr[converged], resamples - int(converged.sum()), chosen, seed)
+    open_ones = fitted.undetermined
+    usable = refits.converged & ~np.isinf(refits.stderr[:, ~open_ones]).any(axis=1)
+    count = int(usable.sum())
+    if count < 2:
+        raise FitError(f"{count} of {resamples} resampled fits converged; the data may hardly determine the parameters.")
+    theta, stderr = refits.theta[usable].copy(), refits.stderr[usable].copy()
+    theta[:, open_ones] = stderr[:, open_ones] = np.nan
+    return _collected(fitted, theta, stderr, resamples - count, chosen, seed)
+
+
+def _no_residuals(fitted: Fitted, scheme: str) -> str:
+    """Say why the residuals, or rows, say nothing of errors; "" where they do, or are not asked."""
+    n, p = fitted.setting.data.n, len(fitted.outcome.solution.theta)
+    spread = fitted.covariance
+    known = fitted.setting.absolute_sigma or fitted.kernel.loss_kind == "likelihood"
+    if scheme == "parametric" and known:
+        return ""
+    if n <= p:
+        return f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {p})"
+    return EXACT_DATA if spread.exact or (fitted.kernel.loss_kind == "least_squares" and not spread.scale > 0) else ""
 
 
 def _check_numbers(resamples: int, seed: int, threads: int | None) -> None:
@@ -160,7 +184,8 @@ def _scheme(fitted: Fitted, scheme: str | None) -> str:
     kernel, data = fitted.kernel, fitted.setting.data
     kind = kernel.loss_kind
     if scheme is None:
-        return {"likelihood": "parametric", "custom": "pairs"}.get(kind, "residual")
+        counts = kernel.loss_function.name == "poisson"
+        return "parametric" if kind == "likelihood" else "pairs" if kind == "custom" or counts else "residual"
     if scheme not in SCHEMES:
         raise OptionError(unknown("scheme of the bootstrap", scheme, SCHEMES))
     if scheme == "pairs" and data.covariance is not None:
@@ -202,9 +227,14 @@ def _modified_residuals(fitted: Fitted, prediction: Floats) -> Floats:
     r"""Residuals in units of sigma, over :math:`\sqrt{1 - h}` so that all have the errors' variance, and centred; (n,)."""
     data, near = fitted.setting.data, fitted.outcome.near
     assert near is not None
-    _, jacobian = fitted.outcome.kernel.residual(fitted.outcome.solution.theta)
-    norms = np.linalg.norm(jacobian, axis=0)
-    q, _ = np.linalg.qr((jacobian / np.where(norms > 0, norms, 1.0))[:, np.isfinite(np.diag(fitted.covariance.matrix))])
+    kernel, theta = fitted.outcome.kernel, fitted.outcome.solution.theta
+    assert fitted.outcome.conclusion is not None
+    _, jacobian = kernel.residual(theta)
+    jacobian = jacobian[:, ~np.isnan(fitted.outcome.conclusion.undetermined)]  # those on no bound
+    if fitted.undetermined.any():
+        q = directions(jacobian, jacobian_error(kernel, theta, near)).left
+    else:
+        q, _ = np.linalg.qr(jacobian / np.linalg.norm(jacobian, axis=0))
     leverage = np.minimum((q**2).sum(axis=1), 1 - 1e-9)  # a point that decides alone has no residual to scale
     residual = data.white(data.target - prediction) / np.sqrt(1 - leverage)
     return np.asarray(residual - residual.mean())
@@ -215,6 +245,7 @@ def _collected(fitted: Fitted, theta: Floats, stderr: Floats, failed: int, schem
     parameters, own = fitted.setting.parameters, fitted.outcome.solution.theta
     errors = np.sqrt(np.diag(fitted.covariance.matrix))
     names = parameters.free_elements
+    lost = dict(zip(names, fitted.covariance.reasons, strict=True))
     if parameters.ties:
         kept = [place for place, name in enumerate(parameters.all_elements) if not parameters.specs[name.partition("[")[0]].fixed]
         names = tuple(parameters.all_elements[place] for place in kept)
@@ -224,4 +255,6 @@ def _collected(fitted: Fitted, theta: Floats, stderr: Floats, failed: int, schem
         errors = np.array([errors[free[name]] if name in free else np.nan for name in names])
         theta, own = (parameters.all_values_of(points)[:, kept] for points in (theta, own[None]))
         own = own[0]
-    return Bootstrap(names, theta, stderr, own, errors, failed, scheme, seed)
+    follows = "it follows parameters that the data do not determine"
+    reasons = {name: lost.get(name) or follows for name, sample in zip(names, theta.T, strict=True) if np.isnan(sample).all()}
+    return Bootstrap(names, theta, stderr, own, errors, failed, reasons, scheme, seed)

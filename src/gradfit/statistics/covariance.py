@@ -7,10 +7,9 @@ loss             covariance                                                     
 ===============  ==========================================================================  =======================
 squared          :math:`s^2 (J^TJ)^{-1}`, :math:`s^2 = \chi^2/(n-p)`; s = 1 for absolute sigma  least squares
 poisson          :math:`(J^TJ)^{-1}`, J in units of the expected deviation                     expected information
-robust, custom   :math:`\frac{n}{n-p} A^{-1} B A^{-1}`, A = Σ c JJᵀ, B = Σ r² JJᵀ               sandwich
+robust           :math:`K^2 (s/m)^2 (J^TJ)^{-1}`, see :mod:`gradfit.statistics.robust`           M-estimator covariance
+custom, weighted :math:`A^{-1} B A^{-1}`, see there                                          sandwich
 ===============  ==========================================================================  =======================
-
-with c the loss's own curvature as a share of that in J.
 
 Where the design is well conditioned this comes from the solver's triangle. Otherwise J is looked at again, by its singular values
 (:mod:`gradfit.statistics.rank`): a parameter that has a part in a direction that is not determined has no error, and is told with
@@ -21,30 +20,33 @@ the parameters are as exact as that. But they are no measure of noise, which is 
 
 References
 ----------
-Press et al., *Numerical Recipes*, 3rd ed., section 15.4 (singular value decomposition);
-Huber, *Robust Statistics*, 1981, section 6.3 (sandwich).
+Press et al., *Numerical Recipes*, 3rd ed., section 15.4 (singular value decomposition).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
+from gradfit.data.dataset import Dataset
 from gradfit.methods.marquardt import SAFE
-from gradfit.methods.solving import NUMERIC_RANK, Conclusion
-from gradfit.statistics.identifiability import Undetermined, undetermined
+from gradfit.methods.solving import Conclusion
+from gradfit.statistics.identifiability import Undetermined, undetermined, why_idle
 from gradfit.statistics.rank import DOUBLE, Directions, directions, jacobian_error
+from gradfit.statistics.robust import m_estimate, sandwich
 from gradfit.typing import Floats
 
 # Conditions up to which a Jacobian is not looked at again. A model on the torch engine may compute in single precision inside, and its
 # finite differences may be worse.
 SAFE_ON_TORCH, SAFE_BY_DIFFERENCES = 1e5, 1e4
+M_ESTIMATE, SANDWICH = "M-estimator covariance", "sandwich"
+TOO_NEAR = "rounding decides the error, so nearly alike are the columns of the Jacobian"
 EXACT = 16 * DOUBLE  # of the prediction: residuals below that are rounding
 
 
@@ -94,7 +96,7 @@ def covariance(
     theta: Floats,
     near: Callable[[], Linearization],
     *,
-    n: int,
+    data: Dataset,
     absolute: bool,
     names: Sequence[str],
     at_bound: np.ndarray | None,
@@ -107,14 +109,14 @@ def covariance(
         The model on its data, and where the fit ended, (p,).
     near
         Gives the least-squares form row by row; asked for where the conclusion is not enough.
-    n
-        Rows.
+    data
+        The rows.
     absolute
-        sigma is a measured error: no rescaling by the reduced chi-square.
+        sigma is a measured error: no rescaling by the reduced chi-square of squares. Robust losses take the noise from the rows.
     at_bound
         (p,), or None where there are no bounds; parameters on a bound: they have no error of their own, and the others are given at their value.
     """
-    kind, p = kernel.loss_kind, len(names)
+    kind, n, p = kernel.loss_kind, data.n, len(names)
     plain = is_plain(conclusion, kernel)
     exact = not absolute and math.sqrt(conclusion.sum) <= EXACT * conclusion.signal
     if kind == "least_squares" and at_bound is None and n > p and plain:
@@ -122,24 +124,34 @@ def covariance(
         return Covariance(scale * conclusion.inverse, "least squares", ("",) * p, scale, exact=exact)
     inside = np.ones(p, dtype=bool) if at_bound is None else ~at_bound
     dof = n - int(inside.sum())
-    label = {"least_squares": "least squares", "likelihood": "expected information"}.get(kind, "sandwich")
-    known = absolute or kind == "likelihood"
+    label = _label(kind, data)
+    known = kind == "likelihood" or (absolute and kind == "least_squares")
     reasons = ["" if free else "at its bound: an error there would not be symmetric" for free in inside]
     inner = conclusion.inverse[np.ix_(inside, inside)]
     grave: dict[str, str] = {}
-    if not (plain and label != "sandwich"):
+    if not plain or label in (M_ESTIMATE, SANDWICH):
         form = near()
         error = DOUBLE if plain else jacobian_error(kernel, theta, form)
+        form = _of_residuals(form, data) if label == M_ESTIMATE else form
         split = directions(form.jacobian[:, inside], error)
-        inner = split.inverse if label != "sandwich" else _sandwich(split, form.residual, form.bend)
         places = np.flatnonzero(inside)
-        if label == "sandwich" and not np.isfinite(inner).all():
-            reasons = [reason or "the loss does not curve upwards at the solution" for reason in reasons]
-        elif split.undetermined.any():
+        if split.undetermined.any():
             for group in _told(split, kernel, theta, form, inside, names):
                 grave[group.reason] = group.detail
                 for member in group.members:
-                    reasons[places[member]] = group.reason
+                    reasons[member] = group.reason
+            for place in places[split.undetermined]:  # a part too small for words
+                if not reasons[place]:
+                    reasons[place] = TOO_NEAR
+                    grave[TOO_NEAR] = ""
+        inner, doubts = split.inverse, ("",) * len(places)
+        if label == M_ESTIMATE and dof > 0:
+            inner, doubt = m_estimate(split, form.residual, kernel.loss_function, dof=dof)
+            doubts = (doubt,) * len(places)
+        elif label == SANDWICH and dof > 0:
+            inner, doubts = sandwich(split, form.residual, form.bend)
+        for place, doubt in zip(places, doubts, strict=True):
+            reasons[place] = reasons[place] or doubt
     if not known and dof <= 0:
         why = f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {p})"
         if "" in reasons:
@@ -147,10 +159,24 @@ def covariance(
         return Covariance(np.full((p, p), np.nan), label, tuple(reason or why for reason in reasons), np.nan, grave)
     scale = 1.0 if known else conclusion.sum / dof if kind == "least_squares" else near_scale(near(), dof)
     matrix = np.full((p, p), np.nan)
-    matrix[np.ix_(inside, inside)] = (n / dof if label == "sandwich" else scale) * inner
+    matrix[np.ix_(inside, inside)] = inner if label in (M_ESTIMATE, SANDWICH) else scale * inner
     lost = [bool(reason) for reason in reasons]
     matrix[lost, :] = matrix[:, lost] = np.nan
     return Covariance(matrix, label, tuple(reasons), scale, grave, exact and kind == "least_squares")
+
+
+def _label(kind: str, data: Dataset) -> str:
+    """Which covariance a loss has. Rows with weights of their own have no common noise to estimate."""
+    if kind == "robust":
+        return SANDWICH if data.weighted else M_ESTIMATE
+    return {"least_squares": "least squares", "likelihood": "expected information"}.get(kind, SANDWICH)
+
+
+def _of_residuals(form: Linearization, data: Dataset) -> Linearization:
+    """The residuals in units of sigma and their derivative, whatever the loss made of them."""
+    unit = np.ones(data.n) if data.sigma is None else 1 / data.sigma
+    residual = (form.prediction - data.target) * unit
+    return replace(form, residual=residual, jacobian=(unit / form.weight)[:, None] * form.jacobian, weight=unit)
 
 
 def near_scale(near: Linearization, dof: int) -> float:
@@ -162,26 +188,22 @@ def _told(
     split: Directions, kernel: AnyKernel, theta: Floats, form: Linearization, inside: np.ndarray, names: Sequence[str]
 ) -> tuple[Undetermined, ...]:
     """Word what is not determined, where parameters on a bound stay there."""
-    counting = form.weight != 0
-
-    def predict(point: Floats) -> Floats:
-        there = theta.copy()
-        there[inside] = point
-        return np.asarray(kernel.jacobian(there)[0][counting])
-
-    free = [name for name, moves in zip(names, inside, strict=True) if moves]
-    return undetermined(predict, theta[inside], free, form.jacobian[counting][:, inside], split.null, error=split.error)
+    null = np.zeros((len(theta), split.null.shape[1]))
+    null[inside] = split.null
+    return undetermined(*_counting(kernel, form), theta, names, null, error=split.error)
 
 
-def _sandwich(split: Directions, residual: Floats, bend: Floats) -> Floats:
-    """Covariance of an estimate that minimises a sum of rows, without believing in their distribution; NaN where that is no minimum."""
-    bread = split.left.T @ (bend[:, None] * split.left)
-    if len(bread) and np.linalg.eigvalsh(bread)[0] <= NUMERIC_RANK:
-        return np.full((len(split.scale),) * 2, np.nan)
-    inverse = np.linalg.inv(bread)
-    inner = inverse @ (split.left.T @ (residual[:, None] ** 2 * split.left)) @ inverse
-    out = split.right / split.values
-    return np.asarray(out @ inner @ out.T / np.outer(split.scale, split.scale))
+def without_effect(kernel: AnyKernel, theta: Floats, form: Linearization, names: Sequence[str]) -> tuple[str, ...]:
+    """Say of each parameter that moves no prediction here why that is; "" of the others, (p,)."""
+    predict, jacobian = _counting(kernel, form)
+    idle = (jacobian == 0).all(axis=0)
+    return tuple(why_idle(predict, jacobian, theta, names, place)[0] if still else "" for place, still in enumerate(idle))
+
+
+def _counting(kernel: AnyKernel, form: Linearization) -> tuple[Callable[[Floats], Floats], Floats]:
+    """Predictions and their derivative, of the rows that have a weight."""
+    rows = form.weight != 0
+    return lambda point: np.asarray(kernel.jacobian(point)[0][rows]), form.jacobian[rows]
 
 
 def correlation(matrix: Floats) -> Floats:

@@ -5,7 +5,7 @@ To first order, for :math:`g(\theta)` with gradient G and C the covariance of th
 .. math:: \sigma_g^2 = G C G^T
 
 (the delta method). G is exact, by torch's autograd. A quantity may be determined where its parameters are not, as a + b in
-``(a + b)*x``: it is where :math:`G^T = J^T w` for some w, and then :math:`\sigma_g^2 = s^2 \lVert w \rVert^2` with the shortest w.
+``(a + b)*x``: it is where G has no part in the directions that are not determined, and then the pseudo-inverse stands for C.
 
 References
 ----------
@@ -24,16 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradfit.compiler.kernel import Linearization
 from gradfit.errors import MissingDependencyError, ModelError, ParameterError, unknown
 from gradfit.model.expression import parse
 from gradfit.statistics.covariance import propagate
 from gradfit.statistics.intervals import t_interval
+from gradfit.statistics.rank import Directions, directions, jacobian_error
 from gradfit.statistics.record import LEVEL, FitRecord
 from gradfit.statistics.rounding import rounded
+from gradfit.statistics.summary import Fitted
 from gradfit.typing import Floats
 
-DETERMINED = 1e-6  # relative: a gradient this near to the rows of J is a combination of them
+DETERMINED = 1e-6  # relative: a gradient with a smaller part in the undetermined directions has none
+
+FLAT = "its derivative is 0 here, so that the first order tells nothing"
 
 
 @dataclass(frozen=True)
@@ -67,15 +70,41 @@ class Derived:
 
 @dataclass(frozen=True)
 class Design:
-    """What a fit at hand knows of directions: its linear form, the covariance's scale, names of the free elements."""
+    """What a fit at hand knows of directions.
 
-    near: Linearization
+    Attributes
+    ----------
+    split
+        Directions in the space of the free parameters that are on no bound.
+    inside
+        Which of the free ones these are, (p,) bool.
+    scale
+        s².
+    through
+        Derivative of all numbers of all parameters by the free ones, (numbers, p).
+    """
+
+    split: Directions
+    inside: np.ndarray
     scale: float
-    free: tuple[str, ...]
+    through: Floats
+
+
+def design(fitted: Fitted) -> Design | None:
+    """Ask a fit for its directions; None where its covariance is none of least squares or counts."""
+    near, spread, parameters = fitted.outcome.near, fitted.covariance, fitted.setting.parameters
+    if near is None or spread.kind not in ("least squares", "expected information"):
+        return None
+    theta = fitted.outcome.solution.theta
+    through = torch.autograd.functional.jacobian(parameters.all_values, torch.as_tensor(theta)).numpy()  # type: ignore[no-untyped-call]
+    assert fitted.outcome.conclusion is not None
+    inside = ~np.isnan(fitted.outcome.conclusion.undetermined)
+    error = jacobian_error(fitted.outcome.kernel, theta, near)
+    return Design(directions(near.jacobian[:, inside], error), inside, spread.scale, through)
 
 
 def derive(
-    quantity: str | Callable[..., Any], record: FitRecord, values: Mapping[str, Any], design: Callable[[], Design | None]
+    quantity: str | Callable[..., Any], record: FitRecord, values: Mapping[str, Any], asked: Callable[[], Design | None]
 ) -> Derived:
     """Compute a quantity of the fitted parameters, with its error.
 
@@ -83,8 +112,8 @@ def derive(
     ----------
     quantity
         A formula of parameters, ``"-b/w"``, or a function of them by name, in torch or plain arithmetic, that gives one number.
-    design
-        Asked where the covariance does not know the error.
+    asked
+        Asked for the fit's directions where the covariance does not know the error.
 
     Raises
     ------
@@ -100,20 +129,30 @@ def derive(
     leaves = {name: torch.tensor(values[name], dtype=torch.float64, requires_grad=True) for name in values}
     result = _evaluated(quantity, function, {name: leaves[name] for name in needs})
     gradient = _gradient(result, leaves)
-    elements = [estimate.name for estimate in record.estimates]
-    kept = [place for place, estimate in enumerate(record.estimates) if not estimate.fixed]
-    row = gradient[kept]
-    size = np.full((len(kept), len(kept)), np.nan) if record.covariance.size == 0 and kept else record.covariance
-    variance = float(propagate(size, row[None, :])[0, 0]) if kept else 0.0
-    reason = ""
-    if math.isnan(variance):
-        found = design()
-        variance = math.nan if found is None else _along(found, dict(zip(elements, gradient, strict=True)))
-        reason = "" if variance >= 0 else _reason(record, row)
-    stderr = math.sqrt(variance) if variance >= 0 else math.nan
     value = float(result.detach())
+    fixed = {estimate.name.partition("[")[0] for estimate in record.estimates if estimate.fixed}
+    variance, reason = _variance(value, gradient, not fixed.issuperset(needs), record, asked)
+    stderr = math.sqrt(variance) if variance >= 0 else math.nan
     lower, upper = t_interval(value, stderr, level=LEVEL, dof=record.dof)
     return Derived(value, stderr, lower, upper, reason)
+
+
+def _variance(
+    value: float, gradient: Floats, moves: bool, record: FitRecord, asked: Callable[[], Design | None]
+) -> tuple[float, str]:
+    """Variance of the quantity, which depends on a parameter that ``moves`` or does not; NaN with a reason where it cannot be vouched for."""
+    kept = [place for place, estimate in enumerate(record.estimates) if not estimate.fixed]
+    row = gradient[kept]
+    if not (math.isfinite(value) and np.isfinite(gradient).all()):
+        return math.nan, "the quantity, or its derivative, is not finite here"
+    if not row.any():
+        return (math.nan, FLAT) if moves else (0.0, "")
+    size = np.full((len(kept), len(kept)), np.nan) if record.covariance.size == 0 else record.covariance
+    variance = float(propagate(size, row[None, :])[0, 0])
+    if math.isnan(variance):
+        found = asked()
+        variance = math.nan if found is None else _along(found, gradient)
+    return variance, "" if variance >= 0 else _reason(record, row)
 
 
 def _read(quantity: str | Callable[..., Any]) -> tuple[Callable[[Mapping[str, Tensor]], Any], tuple[str, ...]]:
@@ -162,17 +201,18 @@ def _gradient(result: Tensor, leaves: Mapping[str, Tensor]) -> Floats:
     )
 
 
-def _along(design: Design, gradient: Mapping[str, float]) -> float:
+def _along(known: Design, gradient: Floats) -> float:
     """Variance of a combination that the data may determine although they do not determine its parameters; NaN where not."""
-    jacobian = design.near.jacobian
-    sizes = np.linalg.norm(jacobian, axis=0)
-    sizes = np.where(sizes > 0, sizes, 1.0)
-    wanted = np.array([gradient[name] for name in design.free]) / sizes
-    if not np.isclose(sum(abs(value) for value in gradient.values()), np.abs(wanted * sizes).sum(), rtol=1e-12):
-        return math.nan  # it also depends on tied parameters
-    way, *_ = np.linalg.lstsq((jacobian / sizes).T, wanted, rcond=max(jacobian.shape) * np.finfo(float).eps)
-    missed = np.linalg.norm((jacobian / sizes).T @ way - wanted)
-    return design.scale * float(way @ way) if missed <= DETERMINED * np.linalg.norm(wanted) else math.nan
+    wanted, split = gradient @ known.through, known.split
+    if wanted[~known.inside].any():
+        return math.nan
+    wanted = wanted[known.inside]
+    scaled = wanted / split.scale
+    blurred = 10 * math.sqrt(len(wanted)) * split.error / float(split.values.min(initial=1.0))  # the null space is no more exact
+    missed = float(np.linalg.norm(split.null.T @ scaled))
+    if missed > max(DETERMINED, blurred) * float(np.linalg.norm(scaled)):
+        return math.nan
+    return known.scale * float(wanted @ split.inverse @ wanted)
 
 
 def _reason(record: FitRecord, row: Floats) -> str:
@@ -194,6 +234,7 @@ def ufloats(record: FitRecord) -> dict[str, Any]:
     """
     try:
         import uncertainties
+        from uncertainties.core import Variable
     except ImportError as error:
         raise MissingDependencyError(
             "numbers with errors need the package uncertainties: pip install 'gradfit[uncertainties]'."
@@ -207,6 +248,6 @@ def ufloats(record: FitRecord) -> dict[str, Any]:
     found = dict(zip((names[place] for place in known), joint, strict=True))
     fixed = {estimate.name for estimate in record.estimates if estimate.fixed}
     return {
-        name: found[name] if name in found else uncertainties.ufloat(value, 0.0 if name in fixed else math.nan, name)
+        name: found[name] if name in found else Variable(value, 0.0 if name in fixed else math.nan, name)
         for name, value in values.items()
     }

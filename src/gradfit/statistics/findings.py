@@ -20,9 +20,10 @@ and what is found must also be large enough to matter, since with many rows ever
 ====================  ======  ==========================================================================================
 test                  share   and at least
 ====================  ======  ==========================================================================================
-autocorrelation > 0   0.75%   0.1: the true errors of the parameters are then :math:`\sqrt{1.1/0.9} = 1.1` times those given
+slow waves            0.5%    a tenth of the sum of squares
+autocorrelation > 0   0.5%    0.1: the true errors of the parameters are then :math:`\sqrt{1.1/0.9} = 1.1` times those given
 autocorrelation < 0   0.25%   0.1
-runs of signs         0.5%    as few as autocorrelation 0.1 makes: :math:`\arccos(0.1)/\pi`, 6% fewer
+runs of signs         0.25%   as few as autocorrelation 0.1 makes: :math:`\arccos(0.1)/\pi`, 6% fewer
 outliers              0.75%
 influence             0.25%   Cook's distance 1
 non-normal            0.5%    skewness 0.5 or excess kurtosis 1
@@ -49,9 +50,10 @@ from gradfit.typing import Floats
 CORRELATED = 0.999
 DECISIVE = 0.99  # leverage
 ALLOTTED = {
-    "autocorrelation above": 0.0075,
+    "waves": 0.005,
+    "autocorrelation above": 0.005,
     "autocorrelation below": 0.0025,
-    "runs": 0.005,
+    "runs": 0.0025,
     "outliers": 0.0075,
     "influence": 0.0025,
     "non-normal": 0.005,
@@ -312,7 +314,7 @@ def _least_squares(facts: Facts) -> Iterator[Finding]:
     rest = everything.without(out) if out.any() else everything
     if rest.dof < LEAST_DOF or rest.sum == 0:
         return
-    structure = list(_structure(facts, rest, out))
+    structure = list(_structure(facts, rest, out, signs=True))
     yield from structure
     yield from _noise_level(facts, rest, bool(structure))
     growth = [] if facts.correlated else list(_spread(facts, rest, out))
@@ -333,7 +335,7 @@ def _outliers(facts: Facts, residuals: Residuals) -> tuple[np.ndarray, list[Find
     for _ in range(ROUNDS):
         kept = np.flatnonzero(~out)
         new = kept[chance < limit]
-        if not len(new) or rest.dof - len(new) < LEAST_DOF:
+        if not len(new) or rest.dof <= len(new):
             break
         found += [int(row) for row in new[np.argsort(-size[chance < limit])]]
         out[new] = True
@@ -341,7 +343,7 @@ def _outliers(facts: Facts, residuals: Residuals) -> tuple[np.ndarray, list[Find
         if rest.dof < LEAST_DOF or rest.sum == 0:
             break
         chance, size = tests.outliers(rest, absolute=facts.absolute), np.abs(rest.externally)
-    if not found:
+    if not found or rest.sum == 0:  # beside residuals of 0 every rounding is far off
         return out, []
     rows = tuple(int(facts.rows[row]) + 1 for row in found)
     scale = math.sqrt(rest.sum / rest.dof)
@@ -354,12 +356,17 @@ def _outliers(facts: Facts, residuals: Residuals) -> tuple[np.ndarray, list[Find
 
 def _influence(facts: Facts, residuals: Residuals) -> Iterator[Finding]:
     """Tell of rows without which the answer would be another one."""
-    distance, chance = tests.cook(residuals)
-    rows = np.flatnonzero((distance > DISTANCE) & (chance < ALLOTTED["influence"]))
-    if not len(rows):
+    if facts.at_bound.all():  # nothing is left that a row could move
         return
+    distance = tests.cook(residuals)
+    row = int(distance.argmax())
+    if distance[row] <= DISTANCE:
+        return
+    chance = tests.cook_chance(residuals, float(distance[row]))
+    if chance >= ALLOTTED["influence"]:
+        return
+    rows = np.flatnonzero(distance > DISTANCE)
     rows = rows[np.argsort(-distance[rows])]
-    row = int(rows[0])
     inside = ~facts.at_bound
     errors = np.sqrt(np.diag(facts.covariance))[inside]
     pull = np.linalg.pinv(facts.jacobian[:, inside])[:, row] * residuals.values[row] / (1 - residuals.leverage[row])
@@ -370,9 +377,7 @@ def _influence(facts: Facts, residuals: Residuals) -> Iterator[Finding]:
     text = f"without row {numbers[0]} {names[most]} would change by {shifts[most]:.2g} standard errors (Cook's distance {distance[row]:.2g}, leverage {residuals.leverage[row]:.2g})"
     text += f"; much the same holds of {_rows(numbers[1:])}." if len(numbers) > 1 else "."
     advice = "Fit without it and compare; give an answer that hangs on one row only with that remark, or measure there again."
-    yield Finding(
-        "influence", float(distance[row]), DISTANCE, float(chance[row]), (names[most],), numbers[:MOST_KEPT], text, advice
-    )
+    yield Finding("influence", float(distance[row]), DISTANCE, chance, (names[most],), numbers[:MOST_KEPT], text, advice)
 
 
 def _leverage(facts: Facts, residuals: Residuals) -> Iterator[Finding]:
@@ -403,42 +408,62 @@ def _leverage(facts: Facts, residuals: Residuals) -> Iterator[Finding]:
     yield Finding("influence", float(h[row]), DECISIVE, math.nan, (names[most],), numbers[:MOST_KEPT], text, advice)
 
 
-def _structure(facts: Facts, residuals: Residuals, out: np.ndarray) -> Iterator[Finding]:
-    """Test the residuals in the order of the input for what the model has left in them."""
-    kept = facts.order[~out[facts.order]]
+def _structure(facts: Facts, rest: Residuals, out: np.ndarray, *, signs: bool) -> Iterator[Finding]:
+    """Test the residuals in the order of the input for what the model has left in them; give the most improbable."""
     place = np.cumsum(~out) - 1  # of a row among those that are kept
-    yield from _in_order(facts, residuals.ordered(place[kept]))
+    residuals = rest.ordered(place[facts.order[~out[facts.order]]])
+    along = _along(facts)
+    found = [*_waves(residuals, along), *_autocorrelation(residuals, along), *(_runs(residuals.values, along) if signs else ())]
+    if found:
+        yield min(found, key=lambda finding: finding.p_value)
 
 
-def _in_order(facts: Facts, residuals: Residuals) -> Iterator[Finding]:
+def _waves(residuals: Residuals, along: str) -> Iterator[Finding]:
+    share, chance = tests.waves(residuals)
+    if share > STRUCTURE and chance < ALLOTTED["waves"]:
+        text = f"{along} slow waves make up {100 * share:.0f}% of the residuals' sum of squares ({_chance(chance)}): the errors given are too small."
+        yield Finding("residual structure", share, STRUCTURE, chance, (), (), text, MISSING)
+
+
+def _autocorrelation(residuals: Residuals, along: str) -> Iterator[Finding]:
     lag = tests.autocorrelation(residuals)
-    value = lag.value - lag.mean
-    along = f"in the order of {'the input' if facts.x is not None and not facts.correlated else 'the rows'}"
-    inflated = math.sqrt((1 + value) / (1 - value)) if abs(value) < 1 else math.inf
-    if lag.above < ALLOTTED["autocorrelation above"] and value > STRUCTURE:
-        text = f"{along} each residual resembles the next (autocorrelation {value:.2f}, {_chance(lag.above)}): the errors given are too small, {inflated:.2g} times if it is noise."
+    value = lag.effect
+    if value > STRUCTURE and lag.above < ALLOTTED["autocorrelation above"]:
+        inflated = f"{math.sqrt((1 + value) / (1 - value)):.2g} times if it is noise" if value < 1 else "many times"
+        text = f"{along} each residual resembles the next (autocorrelation {value:.2f}, {_chance(lag.above)}): the errors given are too small, {inflated}."
         yield Finding("residual structure", value, STRUCTURE, lag.above, (), (), text, MISSING)
-        return
-    if lag.below < ALLOTTED["autocorrelation below"] and value < -STRUCTURE:
+    elif value < -STRUCTURE and lag.below < ALLOTTED["autocorrelation below"]:
         text = f"{along} each residual goes against the one before it (autocorrelation {value:.2f}, {_chance(lag.below)})."
-        advice = "Look for rows that alternate between two instruments, for differences of neighbours taken as data, for a sawtooth or a wave of two rows."
-        yield Finding("residual structure", value, -STRUCTURE, lag.below, (), (), text, advice)
-        return
-    yield from _runs(residuals.values, along)
+        yield Finding("residual structure", value, -STRUCTURE, lag.below, (), (), text, ALTERNATING)
 
 
 def _runs(ordered: Floats, along: str) -> Iterator[Finding]:
-    count, expected, chance = tests.runs(ordered)
-    share = (count - 1) / max(expected - 1, 1.0)
-    value = math.cos(math.pi * min(share, 2.0) / 2)  # the autocorrelation that makes so few of normal errors
-    if chance < ALLOTTED["runs"] and value > STRUCTURE:
+    count, above, below = tests.runs(ordered)
+    if min(above, below) == 0:
+        return
+    expected = tests.expected_runs(above, below)
+    value = math.cos(
+        math.pi / 2 * min((count - 1) / (expected - 1), 2.0)
+    )  # the autocorrelation that makes so few of normal errors
+    if value <= STRUCTURE:
+        return
+    chance = tests.few_runs(count, above, below)
+    if chance < ALLOTTED["runs"]:
         text = (
             f"{along} the residuals keep their sign too long: {count} runs where {expected:.0f} are expected ({_chance(chance)})."
         )
         yield Finding("residual structure", value, STRUCTURE, chance, (), (), text, MISSING)
 
 
+def _along(facts: Facts) -> str:
+    return f"in the order of {'the rows' if facts.x is None or facts.correlated else 'the input'}"
+
+
 MISSING = "Look at plot_residuals(): a wave or a bow is a term that the model lacks; if the model is right, the noise is correlated: give its covariance matrix as sigma."
+
+ALTERNATING = (
+    "Look for rows that alternate between two instruments, for differences of neighbours taken as data, for a wave of two rows."
+)
 
 
 def _noise_level(facts: Facts, residuals: Residuals, structure: bool) -> Iterator[Finding]:
@@ -467,11 +492,13 @@ def _spread(facts: Facts, residuals: Residuals, out: np.ndarray) -> Iterator[Fin
     thirds = rank > 1 / 3, rank < -1 / 3
     if not (thirds[0].any() and thirds[1].any()):
         return
-    ratio = tests.spread(residuals, rank)
     upper, lower = (math.sqrt(float(np.mean(residuals.scaled[part] ** 2))) for part in thirds)
     times = upper / lower if lower > 0 else math.inf
+    if 1 / SPREAD <= times <= SPREAD:
+        return
+    ratio = tests.spread(residuals, rank)
     chance = min(2 * min(ratio.above, ratio.below), 1.0)
-    if chance >= ALLOTTED["spread"] or 1 / SPREAD <= times <= SPREAD:
+    if chance >= ALLOTTED["spread"]:
         return
     more, factor = ("large", times) if times > 1 else ("small", 1 / times if times > 0 else math.inf)
     text = f"the residuals scatter {factor:.2g} times as much where the prediction is {more} ({_chance(chance)}): rows that are known better do not count more."
@@ -525,8 +552,7 @@ def _robust(facts: Facts) -> Iterator[Finding]:
         text = f"{_rows(rows)} {_lie(len(rows))} too far off for normal errors, row {rows[0]} by {abs(first):.2g} times the scatter; {bent} of {n} rows count less than half."
         advice = "The loss expects such rows and holds them down; look how they were measured."
         yield Finding("outliers", first, math.nan, float(chance[out[0]]), (), rows[:MOST_KEPT], text, advice)
-    along = "in the order of " + ("the input" if facts.x is not None else "the rows")
-    yield from _runs(facts.difference[facts.order], along)
+    yield from _runs(facts.difference[facts.order], _along(facts))
 
 
 def _likelihood(facts: Facts) -> Iterator[Finding]:
@@ -535,17 +561,8 @@ def _likelihood(facts: Facts) -> Iterator[Finding]:
     if float(np.mean(mean)) < LEAST_COUNT:
         return
     residuals = facts.residuals
-    lag = tests.autocorrelation(residuals.ordered(facts.order))
-    structure = False
-    if lag.above < ALLOTTED["autocorrelation above"] and lag.value - lag.mean > STRUCTURE:
-        structure = True
-        value = lag.value - lag.mean
-        along = "in the order of " + ("the input" if facts.x is not None else "the rows")
-        text = f"{along} each residual resembles the next (autocorrelation {value:.2f}, {_chance(lag.above)}): the errors given are too small."
-        advice = (
-            "Look at plot_residuals(): a wave or a bow is a term that the model lacks, a step a background that is not constant."
-        )
-        yield Finding("residual structure", value, STRUCTURE, lag.above, (), (), text, advice)
+    structure = list(_structure(facts, residuals, np.zeros(residuals.n, dtype=bool), signs=False))
+    yield from structure
     reduced = residuals.sum / residuals.dof
     chance = tests.dispersion(residuals, mean)
     low, high = LEVEL

@@ -38,11 +38,11 @@ LOG = Form(_log, lambda v: 1 / v if v else math.nan, lambda u, v: math.copysign(
 EXP = Form(_exp, _exp, lambda u, v: math.log(u) if u > 0 else math.nan)
 SQUARE = Form(lambda v: v * v, lambda v: 2 * v, lambda u, v: math.copysign(math.sqrt(u), v) if u >= 0 else math.nan)
 INVERSE = Form(
-    lambda v: 1 / v if v else math.nan, lambda v: -1 / (v * v) if v else math.nan, lambda u, v: 1 / u if u else math.nan
+    lambda v: 1 / v if v else math.nan, lambda v: -1 / (v * v) if v * v else math.nan, lambda u, v: 1 / u if u else math.nan
 )
 LOG_LOG = Form(
     lambda v: _log(math.log(v)) if v > 0 else math.nan,
-    lambda v: 1 / (v * math.log(v)) if v > 0 and v != 1 else math.nan,
+    lambda v: 1 / (v * math.log(v)) if v > 1e-300 and v != 1 else math.nan,
     lambda u, v: _exp(math.copysign(_exp(u), math.log(v))),
 )
 # In this order: the simplest that is true is told.
@@ -64,12 +64,22 @@ ANY_COEFFICIENT = {
 SUM, PRODUCT, ATOM = 0, 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantity:
     """A parameter, or a form of several that the model depends on as one number.
 
-    ``column`` is the derivative of the predictions by it; ``terms`` its text in parts that may be written on; ``rank`` how tightly
-    the text holds together.
+    Attributes
+    ----------
+    text, rank
+        How it is written, and how tightly that holds together: `SUM`, `PRODUCT` or `ATOM`.
+    members
+        Places of the parameters in it.
+    value
+        Its value at a theta.
+    moved
+        A theta, (p,), at which it has another value, reached by one of its parameters; None where there is none.
+    column
+        Derivative of the predictions by it, (n,).
     """
 
     text: str
@@ -89,6 +99,8 @@ class Quantity:
 
 
 def parameter(name: str, place: int, column: Floats) -> Quantity:
+    """Give a parameter as a quantity."""
+
     def moved(theta: Floats, value: float) -> Floats | None:
         if not math.isfinite(value):
             return None
@@ -99,7 +111,7 @@ def parameter(name: str, place: int, column: Floats) -> Quantity:
     return Quantity(name, ATOM, (place,), lambda theta: float(theta[place]), moved, column)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """A form of two quantities: ``c1 f1(first) + c2 f2(second)``, the exponential of that where it is a product."""
 
@@ -160,8 +172,8 @@ class Pair:
 
         inner = c * f.slope(self.first.value(theta))
         here = value(theta)
-        outer = here if self.is_product else here * math.log(here) if self.is_power else 1.0
-        column = self.first.column / (outer * inner)
+        outer = here if self.is_product else (here * math.log(here) if here > 0 else math.nan) if self.is_power else 1.0
+        column = self.first.column / (outer * inner)  # not finite where it cannot be told; that ends the search
         text, rank = _pair_text(self)
         return Quantity(text, rank, self.first.members + self.second.members, value, moved, column)
 

@@ -56,7 +56,7 @@ def goodness(residual: Floats, target: Floats, unit: Floats, *, parameters: int,
     total = float(np.sum((target - mean * unit) ** 2))
     # A constant target leaves only rounding here, and a ratio to rounding says nothing.
     varied = total > n * (np.finfo(float).eps * float(np.abs(target).max())) ** 2
-    likelihood = chi_square if absolute else (n * math.log(chi_square / n) if chi_square > 0 else -math.inf)
+    likelihood = chi_square if absolute else (n * (math.log(chi_square) - math.log(n)) if chi_square > 0 else -math.inf)
     aic = likelihood + 2 * k
     return Goodness(
         chi_square=chi_square,

@@ -34,6 +34,7 @@ CHANGED = 1e3  # times that, what one parameter alone must do
 MOVES = ((2.5, 0.0), (0.4, 0.0), (1.0, 1.5), (1.0, -0.7), (1.3, 0.0), (1.0, 0.3))  # factor and shift, in units of the value
 ENOUGH = 2  # moves that must have been possible
 MOST_NAMED = 8
+SMALLEST = 1e-100  # of coefficients
 MOST_MIXED = 4  # quantities of which every mixture of sums and logarithms is tried
 MOST_INVOLVED = 40
 
@@ -58,26 +59,24 @@ class Undetermined:
 
 
 def undetermined(
-    predict: Predict, theta: Floats, names: Sequence[str], jacobian: Floats, null: Floats, *, error: float
+    predict: Predict, jacobian: Floats, theta: Floats, names: Sequence[str], null: Floats, *, error: float
 ) -> tuple[Undetermined, ...]:
     """Say of each group of parameters that hang together what of them is determined.
 
     Parameters
     ----------
-    predict
-        Predictions at a theta, (n,); it may raise `ModelError`.
+    predict, jacobian
+        Predictions at a theta, (n,), which may raise `ModelError`; and their derivative at the fit, (n, p).
     theta, names
-        Parameters that were examined, (p,).
-    jacobian
-        Derivative of the predictions, (n, p).
+        Where the fit ended, (p,).
     null
         Undetermined directions in units of the scaled parameters, (p, k).
     error
         Relative error of the Jacobian.
     """
-    world = _World(predict, theta, error)
-    groups = _groups(null)
-    return tuple(_explained(world, group, names, jacobian) for group in groups)
+    with np.errstate(all="ignore"):  # far from the fit a model may overflow
+        world = _World(predict, theta, error)
+        return tuple(_explained(world, group, names, jacobian) for group in _groups(null))
 
 
 @dataclass
@@ -94,8 +93,7 @@ class _World:
 
     def predict(self, theta: Floats) -> Floats:
         try:
-            with np.errstate(all="ignore"):
-                return self.given(theta)
+            return self.given(theta)
         except ModelError:
             return np.full(1, math.nan)
 
@@ -148,13 +146,15 @@ def _eliminated(rows: Floats, tolerance: float = 1e-7) -> Floats:
 def _explained(world: _World, group: Sequence[int], names: Sequence[str], jacobian: Floats) -> Undetermined:
     members = tuple(group)
     if len(group) == 1:
-        return _without_effect(world, group[0], names, jacobian)
+        return Undetermined(members, *_idle(world, jacobian, names, group[0]))
     if len(group) > MOST_INVOLVED:
         return Undetermined(members, f"the data do not determine {_some([names[place] for place in group])} one by one")
     quantities = [parameter(names[place], place, jacobian[:, place]) for place in group]
     joined: Pair | None = None
     while (found := _true_pair(world, quantities)) is not None:
         joined, merged = found, found.merged(world.theta)
+        if not np.isfinite(merged.column).all():
+            return Undetermined(members, _near(world, quantities, group, names))
         place = quantities.index(found.first)
         quantities = [
             merged if index == place else quantity
@@ -232,6 +232,8 @@ def _candidates(first: Quantity, second: Quantity, ratio: float, theta: Floats, 
         if not all(math.isfinite(slope) and slope != 0 for slope in slopes):
             continue
         relative = ratio * slopes[0] / slopes[1]
+        if not SMALLEST < abs(relative) < 1 / SMALLEST:
+            continue
         near = Fraction(relative).limit_denominator(DENOMINATORS)
         is_simple = 0 < abs(near) <= DENOMINATORS and abs(float(near) / relative - 1) <= WHOLE
         if simple and is_simple:
@@ -342,32 +344,34 @@ def _near(world: _World, quantities: Sequence[Quantity], group: Sequence[int], n
     return f"only {listed(texts)} {'is' if len(texts) == 1 else 'are'} determined by the data, near these values"
 
 
-def _without_effect(world: _World, place: int, names: Sequence[str], jacobian: Floats) -> Undetermined:
-    """One parameter that moves no prediction: always, because of another one, or only by small steps."""
+def why_idle(predict: Predict, jacobian: Floats, theta: Floats, names: Sequence[str], place: int) -> tuple[str, str]:
+    """Say of a parameter that moves no prediction: always, because of another one, or only by small steps; and what that means."""
+    with np.errstate(all="ignore"):
+        return _idle(_World(predict, theta, 0.0), jacobian, names, place)
+
+
+def _idle(world: _World, jacobian: Floats, names: Sequence[str], place: int) -> tuple[str, str]:
     theta, name = world.theta, names[place]
-
-    def effect(at: Floats) -> bool:
-        here = world.predict(at)
-        size = float(np.abs(here[np.isfinite(here)]).max(initial=0.0))
-        for factor, shift in MOVES:
-            there = at.copy()
-            there[place] = factor * at[place] + shift * (abs(at[place]) or 1.0)
-            change = np.abs(world.predict(there) - here)
-            if np.isfinite(change).all() and change.max(initial=0.0) > CHANGED * world.tolerance * size:
-                return True
-        return False
-
-    idle = np.abs(theta) * np.linalg.norm(jacobian, axis=0) <= world.tolerance * np.abs(world.here).max()
+    size = float(np.abs(world.here).max(initial=0.0))
+    idle = np.abs(theta) * np.linalg.norm(jacobian, axis=0) <= world.tolerance * size
     for other in np.flatnonzero(idle).tolist():
-        if other != place:
-            woken = theta.copy()
-            woken[other] = 1.0
-            if effect(woken):
-                return Undetermined((place,), f"{name} has no influence because {names[other]} is {theta[other]:.3g}")
-    if effect(theta):
-        return Undetermined(
-            (place,),
-            f"a small change of {name} changes no prediction",
-            "its derivative is 0 everywhere, so that nothing tells its error",
-        )
-    return Undetermined((place,), f"{name} has no influence on the predictions here")
+        woken = theta.copy()
+        woken[other] = 1.0
+        if other != place and _has_effect(world, woken, place):
+            return f"{name} has no influence because {names[other]} is {theta[other]:.3g}", ""
+    if _has_effect(world, theta, place):
+        return f"a small change of {name} changes no prediction", "its derivative is 0, so that nothing tells its error"
+    return f"{name} has no influence on the predictions here", ""
+
+
+def _has_effect(world: _World, theta: Floats, place: int) -> bool:
+    """Whether a large change of one parameter changes a prediction."""
+    here = world.predict(theta)
+    size = float(np.abs(here).max(initial=0.0))
+    for factor, shift in MOVES:
+        there = theta.copy()
+        there[place] = factor * theta[place] + shift * (abs(theta[place]) or 1.0)
+        change = np.abs(world.predict(there) - here)
+        if np.isfinite(change).all() and change.max(initial=0.0) > CHANGED * world.tolerance * size:
+            return True
+    return False

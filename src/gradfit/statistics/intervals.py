@@ -13,6 +13,7 @@ Seber and Wild, *Nonlinear Regression*, 1989, section 5.1.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def check_level(level: float) -> None:
     OptionError
         It is no number between 0 and 1.
     """
-    if isinstance(level, (bool, str)) or not 0 < level < 1:
+    if isinstance(level, bool) or not isinstance(level, numbers.Real) or not 0 < level < 1:
         raise OptionError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95.")
 
 

@@ -27,14 +27,16 @@ import torch
 from gradfit.errors import OptionError, unknown
 from gradfit.methods import refits
 from gradfit.methods.refitting import Crossing, Ray, crossings
-from gradfit.methods.solving import INVOLVED
 from gradfit.model.parameters import Parameters, elements
+from gradfit.statistics.bootstrap import EXACT_DATA
 from gradfit.statistics.intervals import check_level, quantile
 from gradfit.statistics.summary import Fitted, why_no_errors
 from gradfit.typing import Floats
 
 TIE_POINTS = 129  # at which a tied parameter is looked at, over the interval of the one it follows
 MIN_POINTS = 8
+ASIDE = 1e-3  # of its size, and of 1
+UNDETERMINED = "the data do not determine it"
 BOTH_WAYS = np.array([[-1.0], [1.0]])
 
 REASONS = {
@@ -81,15 +83,13 @@ def profile(fitted: Fitted, level: float) -> Profile:
     reasons = dict.fromkeys(free, why) if why else {}
     if not why and free:
         tau = quantile(level, fitted.dof)
-        if math.isnan(tau) or not fitted.covariance.scale > 0:
-            reasons = dict(zip(free, (reason or NO_VARIANCE for reason in fitted.covariance.reasons), strict=True))
+        spread = fitted.covariance
+        if math.isnan(tau) or spread.exact or not spread.scale > 0:
+            reasons = dict(zip(free, (reason or EXACT_DATA for reason in spread.reasons), strict=True))
         else:
             found, reasons = _profiled(fitted, tau)
     intervals, own = _all(fitted, found)
     return Profile(intervals, own | reasons, level)
-
-
-NO_VARIANCE = "the residuals leave no variance to judge by"
 
 
 def _check_likelihood(fitted: Fitted) -> None:
@@ -102,17 +102,15 @@ def _check_likelihood(fitted: Fitted) -> None:
 def _profiled(fitted: Fitted, tau: float) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """Follow both directions of each free parameter."""
     free = fitted.setting.parameters.free_elements
-    conclusion, p = fitted.outcome.conclusion, len(free)
-    assert conclusion is not None
     found: dict[str, tuple[float, float]] = {}
     reasons: dict[str, str] = {}
-    wanted = [place for place in range(p) if not conclusion.undetermined[place] > INVOLVED]
+    wanted = np.flatnonzero(~fitted.undetermined).tolist()
     rays = [ray for place in wanted for ray in _rays(fitted, [place], BOTH_WAYS)]
     crossed = iter(_crossings(fitted, rays, tau))
     for place, name in enumerate(free):
         if place not in wanted:
             found[name] = (-math.inf, math.inf)
-            reasons[name] = fitted.covariance.reasons[place]
+            reasons[name] = fitted.covariance.reasons[place] or UNDETERMINED
             continue
         both = (next(crossed), next(crossed))
         found[name] = (_limit(both[0], place, -math.inf), _limit(both[1], place, math.inf))
@@ -152,7 +150,8 @@ def _rays(fitted: Fitted, places: Sequence[int], directions: Floats) -> list[Ray
     moved = directions @ np.linalg.cholesky(inner).T
     whole = moved @ np.linalg.solve(inner, columns.T)
     whole[:, places] = moved
-    held = np.isin(np.arange(len(covariance)), places)
+    held = np.zeros(len(covariance), dtype=bool)
+    held[list(places)] = True
     return [Ray(direction, held) for direction in whole]
 
 
@@ -188,10 +187,10 @@ def _tied(
 ) -> tuple[tuple[float, float], str]:
     """Carry an interval over to a parameter tied to one other; one that follows several has no profile of its own here."""
     place = parameters.all_elements.index(element)
-    point = torch.as_tensor(theta, dtype=torch.float64)
-    slopes = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()[place]  # type: ignore[no-untyped-call]
-    leaders = np.flatnonzero(slopes)
-    if len(leaders) != 1:
+    leaders = _leaders(theta, parameters, place)
+    if not len(leaders):
+        return (float(parameters.all_values_of(theta[None])[0, place]),) * 2, ""
+    if len(leaders) > 1:
         return (math.nan, math.nan), "it follows several parameters: use kind='t' or kind='bootstrap'"
     leader = int(leaders[0])
     lower, upper = found[parameters.free_elements[leader]]
@@ -201,6 +200,16 @@ def _tied(
     points[:, leader] = np.linspace(lower, upper, TIE_POINTS)
     values = parameters.all_values_of(points)[:, place]
     return (float(values.min()), float(values.max())), ""
+
+
+def _leaders(theta: Floats, parameters: Parameters, place: int) -> np.ndarray:
+    """Which free parameters a tied one follows, by its derivative here and beside: here alone it may be 0, as that of a**2 at 0."""
+    slopes = np.zeros(len(theta))
+    for shift in (0.0, ASIDE):
+        point = torch.as_tensor(theta + shift * (np.abs(theta) + 1), dtype=torch.float64)
+        found = torch.autograd.functional.jacobian(parameters.all_values, point)[place]  # type: ignore[no-untyped-call]
+        slopes += np.abs(np.nan_to_num(found.numpy(), nan=1.0))
+    return np.flatnonzero(slopes)
 
 
 def contour(fitted: Fitted, first: str, second: str, *, level: float, points: int) -> Floats:
@@ -213,6 +222,26 @@ def contour(fitted: Fitted, first: str, second: str, *, level: float, points: in
     OptionError
         A level outside (0, 1), a loss that is no likelihood, names that are not two different free parameters, too few points.
     """
+    places, radius, directions = _region(fitted, first, second, level, points)
+    nothing = np.full((points, 2), np.nan)
+    known = not why_no_errors(fitted.outcome, fitted.kernel) and not fitted.covariance.exact and fitted.covariance.scale > 0
+    if math.isnan(radius) or not known or fitted.undetermined[places].any():
+        return nothing
+    found = _crossings(fitted, _rays(fitted, places, directions), radius)
+    return np.array([c.theta[places] if c.code in (refits.CROSSED, refits.AT_BOUND) else nothing[0] for c in found])
+
+
+def ellipse(fitted: Fitted, first: str, second: str, *, level: float, points: int) -> Floats:
+    """The same edge as the covariance has it, (points, 2); NaN where a parameter has no error."""
+    places, radius, directions = _region(fitted, first, second, level, points)
+    block = fitted.covariance.matrix[np.ix_(places, places)]
+    if not np.isfinite(block).all():
+        return np.full((points, 2), np.nan)
+    return np.asarray(fitted.outcome.solution.theta[places] + radius * directions @ np.linalg.cholesky(block).T)
+
+
+def _region(fitted: Fitted, first: str, second: str, level: float, points: int) -> tuple[list[int], float, Floats]:
+    """Which parameters, how far the edge is in units of tau, and the directions to its points, (points, 2)."""
     check_level(level)
     _check_likelihood(fitted)
     free = fitted.setting.parameters.free_elements
@@ -224,18 +253,8 @@ def contour(fitted: Fitted, first: str, second: str, *, level: float, points: in
     if isinstance(points, bool) or not isinstance(points, int) or points < MIN_POINTS:
         raise OptionError(f"points is {points!r}; expected a whole number, {MIN_POINTS} or more.")
     dof = fitted.dof
-    places = [free.index(first), free.index(second)]
-    nothing = np.full((points, 2), np.nan)
-    if why_no_errors(fitted.outcome, fitted.kernel) or not dof > 0 or not fitted.covariance.scale > 0:
-        return nothing
-    conclusion = fitted.outcome.conclusion
-    assert conclusion is not None
-    if any(conclusion.undetermined[place] > INVOLVED for place in places):
-        return nothing
-    square = scipy.special.chdtri(2, 1 - level) if math.isinf(dof) else 2 * scipy.special.fdtri(2, dof, level)
-    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    found = _crossings(fitted, _rays(fitted, places, directions), math.sqrt(square))
-    return np.array(
-        [c.theta[places] if c.code in (refits.CROSSED, refits.AT_BOUND) else nothing[0] for c in found], dtype=np.float64
+    square = (
+        scipy.special.chdtri(2, 1 - level) if math.isinf(dof) else 2 * scipy.special.fdtri(2, dof, level) if dof > 0 else math.nan
     )
+    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return [free.index(first), free.index(second)], math.sqrt(square), np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -10,6 +10,7 @@ so they are correlated and of unequal variance :math:`1 - h_i` before anything i
   predictions, for a spread that grows. v and :math:`e^Te` are independent, so moments of v are ratios of moments. For few degrees of
   freedom the probability comes from the eigenvalues of A within the space of M by the saddlepoint approximation, for more from the beta
   distribution of the same mean and variance, traces that cost O(n p²).
+- *Slow waves*: cosines of half a period over all rows and more, as further terms of the model; an F test, and the way to see a bow.
 - *Runs of signs*: the distribution for independent signs. Fitting makes neighbours differ more often, so few runs are rarer than it says.
 - *Outliers*: externally studentized residuals, Student's t with :math:`\nu - 1` degrees of freedom, times n (Bonferroni).
 - *Influence*: Cook's distance :math:`D_i = \frac{r_i^2}{p}\frac{h_i}{1-h_i}`, r internally studentized, so that
@@ -28,20 +29,21 @@ D'Agostino and Stephens, *Goodness-of-Fit Techniques*, 1986, table 4.9 (A²).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy.special import betainc, betaincc, chdtr, chdtrc, gammainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
+from scipy.special import betainc, betaincc, chdtr, chdtrc, fdtrc, gammainc, gammaincc, gammaln, log_ndtr, ndtr, stdtr
 
 from gradfit.typing import Floats
 
 FEW = 40  # degrees of freedom up to which eigenvalues are computed: beyond, the beta distribution is as good
+WAVES = 4
+NEW = 0.3  # share of a wave's size outside the space of the model, from which it is a term of its own
 MANY_RUNS = 1000  # rows from which the number of runs is as good as normal
 FIXED_BY_ITSELF = 1e-8  # 1 - leverage below which a row's residual is rounding
 AGREES = 0.01  # each tail of the other rows' chi-square, within which they do not speak against sigma
 MEDIAN_EFFICIENCY = 0.37  # of the median deviation, against the standard deviation, for normal errors
-LARGEST = 8  # distances worth the sum over all rows
 NORMAL_MEDIAN = 0.6744897501960817  # of |z|
 
 
@@ -119,21 +121,60 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio :math:`e^TAe/e^Te`, its mean without any effect, and the probabilities that it is as high or as low as that."""
+    """A ratio :math:`v = e^TAe/e^Te`, and how likely it is for normal errors.
+
+    Attributes
+    ----------
+    value, mean, variance
+        v; its mean and variance without any effect.
+    ends
+        Least and largest eigenvalue of A.
+    residuals, matrix
+        e and its space; A, (n, n), where the degrees of freedom are few, else None.
+    """
 
     value: float
     mean: float
-    above: float
-    below: float
+    variance: float
+    ends: tuple[float, float]
+    residuals: Residuals = field(repr=False)
+    matrix: Floats | None = field(repr=False)
+
+    @property
+    def effect(self) -> float:
+        """By how much the ratio is above its mean."""
+        return self.value - self.mean
+
+    @cached_property
+    def above(self) -> float:
+        """Probability of a ratio as high as this."""
+        if self.matrix is None:
+            return float(betaincc(*self._beta))
+        basis = self.residuals.basis
+        outside = np.linalg.qr(basis, mode="complete")[0][:, basis.shape[1] :]
+        return positive(np.linalg.eigvalsh(outside.T @ self.matrix @ outside) - self.value)
+
+    @cached_property
+    def below(self) -> float:
+        """Probability of a ratio as low as this."""
+        return float(betainc(*self._beta)) if self.matrix is None else 1 - self.above
+
+    @property
+    def _beta(self) -> tuple[float, float, float]:
+        """Beta distribution of this mean and variance between the ends: its two parameters, and where the ratio is."""
+        low, length = self.ends[0], self.ends[1] - self.ends[0]
+        place = (self.mean - low) / length
+        both = place * (1 - place) * length**2 / self.variance - 1
+        return place * both, (1 - place) * both, min(max((self.value - low) / length, 0.0), 1.0)
 
 
 def autocorrelation(residuals: Residuals) -> Ratio:
     """Correlation of each residual with the next, in the order of the rows: 1 - DW/2 but for the ends (Durbin and Watson)."""
+    n = residuals.n
     value = float(residuals.values[1:] @ residuals.values[:-1]) / residuals.sum
     shifted = np.zeros_like(residuals.basis)
     shifted[1:] += residuals.basis[:-1] / 2
     shifted[:-1] += residuals.basis[1:] / 2
-    n = residuals.n
     limit = math.cos(math.pi / (n + 1))  # the eigenvalues of A are cosines
     matrix = (np.eye(n, k=1) + np.eye(n, k=-1)) / 2 if residuals.dof <= FEW else None
     return _ratio(residuals, value, shifted, (0.0, (n - 1) / 2), (-limit, limit), matrix)
@@ -155,22 +196,12 @@ def _ratio(
     ends: tuple[float, float],
     matrix: Floats | None,
 ) -> Ratio:
-    """Compute the probabilities, from AQ, tr A and tr A², the range of A's eigenvalues, and for few rows A itself."""
+    """Compute mean and variance from AQ, tr A and tr A²."""
     m = residuals.dof
     inner = residuals.basis.T @ applied
     first = traces[0] - float(np.trace(inner))
     second = traces[1] - 2 * float(np.sum(applied**2)) + float(np.sum(inner * inner.T))
-    mean = first / m
-    if matrix is not None:
-        outside = np.linalg.qr(residuals.basis, mode="complete")[0][:, residuals.basis.shape[1] :]
-        above = positive(np.linalg.eigvalsh(outside.T @ matrix @ outside) - value)
-        return Ratio(value, mean, above, 1 - above)
-    variance = 2 * (m * second - first**2) / (m**2 * (m + 2))
-    length = ends[1] - ends[0]
-    place, share = (mean - ends[0]) / length, min(max((value - ends[0]) / length, 0.0), 1.0)
-    both = place * (1 - place) * length**2 / variance - 1
-    a, b = place * both, (1 - place) * both
-    return Ratio(value, mean, float(betaincc(a, b, share)), float(betainc(a, b, share)))
+    return Ratio(value, first / m, 2 * (m * second - first**2) / (m**2 * (m + 2)), ends, residuals, matrix)
 
 
 def positive(weights: Floats) -> float:
@@ -198,57 +229,67 @@ def positive(weights: Floats) -> float:
     w = math.copysign(math.sqrt(max(float(np.log1p(-2 * t * weights).sum()), 0.0)), t)
     u = t * math.sqrt(2 * float(part @ part))
     if abs(w) < 1e-3:  # 1/u - 1/w is a difference of large numbers here; its limit is in the skewness
-        skewness = 8 * float((part**3).sum()) / (2 * float(part @ part)) ** 1.5
+        skewness = float((part**3).sum()) * math.sqrt(2 / float(part @ part)) ** 3
         return 0.5 - skewness / (6 * math.sqrt(2 * math.pi))
-    return min(max(float(ndtr(-w)) + math.exp(-w * w / 2) / math.sqrt(2 * math.pi) * (1 / u - 1 / w), 0.0), 1.0)
+    tail = float(ndtr(-w)) + math.exp(-w * w / 2) / math.sqrt(2 * math.pi) * (1 / u - 1 / w)
+    return min(max(tail, 0.0), 1.0)
 
 
 # --- order --------------------------------------------------------------------------------------------------------------
 
 
-def runs(residuals: Floats) -> tuple[int, float, float]:
-    """Count runs of one sign, exact zeros left out.
+def waves(residuals: Residuals) -> tuple[float, float]:
+    """How much of the sum of squares slow waves would take up, fitted beside the model: half a wave over all rows, one, one and a half, two.
 
     Returns
     -------
-    runs, expected runs, and the probability of as few, for independent errors and these counts of either sign.
+    Their share beyond that of noise, and the probability of as much for normal errors (F test, exact); (0, 1) where too few rows are left.
     """
+    n, dof = residuals.n, residuals.dof
+    number = np.arange(1, min(WAVES, dof // 3) + 1)
+    cosines = math.sqrt(2 / n) * np.cos(np.pi / n * np.outer(np.arange(n) + 0.5, number))
+    left, size, _ = np.linalg.svd(cosines - residuals.basis @ (residuals.basis.T @ cosines), full_matrices=False)
+    added = left[:, size > NEW]  # the others are nearly in the model
+    k = added.shape[1]
+    if k == 0:
+        return 0.0, 1.0
+    share = float(np.sum((added.T @ residuals.values) ** 2)) / residuals.sum
+    chance = float(fdtrc(k, dof - k, share / k / max((1 - share) / (dof - k), np.finfo(float).tiny)))
+    return (share - k / dof) / (1 - k / dof), chance
+
+
+def runs(residuals: Floats) -> tuple[int, int, int]:
+    """Count runs of one sign, and the residuals above and below zero; exact zeros are left out."""
     above = residuals[residuals != 0] > 0
-    n = len(above)
-    a = int(above.sum())
-    b = n - a
     count = 1 + int(np.count_nonzero(above[1:] != above[:-1]))
-    if a == 0 or b == 0:
-        return count, 1.0, 1.0
-    mean = 1 + 2 * a * b / n
+    return count, int(above.sum()), int((~above).sum())
+
+
+def expected_runs(above: int, below: int) -> float:
+    """Mean number of runs of so many residuals of either sign in random order."""
+    return 1 + 2 * above * below / (above + below)
+
+
+def few_runs(count: int, above: int, below: int) -> float:
+    """Probability of at most so many runs in random order; exact up to a thousand rows, where it becomes normal."""
+    n = above + below
+    if min(above, below) == 0:
+        return 1.0
     if n > MANY_RUNS:
-        deviation = (mean - 1) * (mean - 2) / (n - 1)
-        return count, mean, float(ndtr((count + 0.5 - mean) / math.sqrt(deviation))) if deviation > 0 else 1.0
-    return count, mean, fewest(count, a, b)
-
-
-def fewest(count: int, a: int, b: int) -> float:
-    """Probability of at most so many runs, for a of one sign and b of the other in random order; exact."""
-    number = np.arange(2, min(count, 2 * min(a, b) + 1) + 1)
-    if not len(number):
-        return 0.0
-    k = number // 2
-    odd = number % 2 == 1
-    ways = np.where(
-        odd,
-        np.exp(_choose(a - 1, k) + _choose(b - 1, k - 1) - _choose(a + b, a))
-        + np.exp(_choose(a - 1, k - 1) + _choose(b - 1, k) - _choose(a + b, a)),
-        2 * np.exp(_choose(a - 1, k - 1) + _choose(b - 1, k - 1) - _choose(a + b, a)),
-    )
-    return min(float(ways.sum()), 1.0)
+        mean = expected_runs(above, below)
+        deviation = math.sqrt((mean - 1) * max(mean - 2, 0.0) / (n - 1))
+        return float(ndtr((count + 0.5 - mean) / deviation)) if deviation > 0 else 1.0
+    number = np.arange(2, min(count, 2 * min(above, below) + 1) + 1)
+    k, odd = number // 2, number % 2
+    ways = _choose(above - 1, k - 1 + odd) + _choose(below - 1, k - 1)
+    others = _choose(above - 1, k - 1) + _choose(below - 1, k - 1 + odd)
+    return min(float(np.sum(np.exp(ways - _choose(n, above)) + np.exp(others - _choose(n, above)))), 1.0)
 
 
 def _choose(n: int, k: np.ndarray | int) -> np.ndarray:
-    """Logarithm of the binomial coefficient; minus infinity where there is no way."""
-    chosen = np.asarray(k)
-    inside = np.where((chosen >= 0) & (chosen <= n), chosen, 0)
-    ways = gammaln(n + 1) - gammaln(inside + 1) - gammaln(n - inside + 1)
-    return np.asarray(np.where((chosen >= 0) & (chosen <= n), ways, -np.inf))
+    """Logarithm of the binomial coefficient; minus infinity where k is more than n."""
+    ways = gammaln(n + 1) - gammaln(np.add(k, 1)) - gammaln(np.maximum(np.subtract(n, k) + 1, 1))
+    return np.asarray(np.where(np.less_equal(k, n), ways, -np.inf))
 
 
 # --- single rows --------------------------------------------------------------------------------------------------------
@@ -264,7 +305,7 @@ def outliers(residuals: Residuals, *, absolute: bool) -> Floats:
     if absolute:
         rest = np.maximum(residuals.sum - residuals.scaled**2, 0.0)
         agree = (chdtrc(residuals.dof - 1, rest) > AGREES) & (chdtr(residuals.dof - 1, rest) > AGREES)
-        each = np.where(agree, 2 * ndtr(-np.abs(residuals.scaled)), each)
+        each = 2 * np.where(agree, 2 * ndtr(-np.abs(residuals.scaled)), each)  # two measures, either of which may tell
     return np.minimum(np.where(residuals.usable, residuals.n * each, 1.0), 1.0)
 
 
@@ -282,20 +323,19 @@ def far_off(residuals: Floats, dof: int) -> tuple[Floats, float]:
     return np.minimum(2 * n * stdtr(MEDIAN_EFFICIENCY * dof, -np.abs(residuals) / deviation), 1.0), deviation
 
 
-def cook(residuals: Residuals) -> tuple[Floats, Floats]:
-    """Cook's distance of each row, (n,), and the probability that one of all rows has as large a distance, (n,), at most 1.
-
-    A distance of 1 moves the parameters together to the edge of about their 50% region.
-    """
-    h, p, dof = residuals.leverage, residuals.basis.shape[1], residuals.dof
+def cook(residuals: Residuals) -> Floats:
+    """Cook's distance of each row, (n,); 1 moves the parameters together to the edge of about their 50% region."""
+    h, p = residuals.leverage, residuals.basis.shape[1]
     free = np.where(residuals.usable, 1 - h, 1.0)
-    distance = np.where(residuals.usable, residuals.studentized**2 * h / free / p, 0.0)
-    known = np.ones(residuals.n)
-    for row in np.argsort(-distance)[:LARGEST]:
-        needed = distance[row] * p * free / np.maximum(h, np.finfo(float).tiny)
-        chance = betaincc(0.5, (dof - 1) / 2, np.minimum(needed / dof, 1.0))
-        known[row] = min(float(np.sum(np.where(residuals.usable, chance, 0.0))), 1.0)
-    return distance, known
+    return np.asarray(np.where(residuals.usable, residuals.studentized**2 * h / free / p, 0.0))
+
+
+def cook_chance(residuals: Residuals, distance: float) -> float:
+    """Probability that one of all rows has so large a distance, at most 1."""
+    h, p, dof = residuals.leverage, residuals.basis.shape[1], residuals.dof
+    needed = distance * p * (1 - h) / np.maximum(h, np.finfo(float).tiny) / dof
+    possible = residuals.usable & (needed < 1)
+    return min(float(np.sum(betaincc(0.5, (dof - 1) / 2, needed[possible]))), 1.0)
 
 
 # --- distribution -------------------------------------------------------------------------------------------------------

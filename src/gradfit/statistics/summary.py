@@ -17,10 +17,11 @@ from gradfit.data.dataset import Dataset
 from gradfit.drivers.short import Ended
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
 from gradfit.methods.method import Method, Status
+from gradfit.methods.solving import INVOLVED
 from gradfit.methods.stopping import ARRIVED
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters, elements
-from gradfit.statistics.covariance import Covariance, covariance, is_plain, propagate
+from gradfit.statistics.covariance import Covariance, covariance, is_plain, propagate, without_effect
 from gradfit.statistics.diagnosis import Diagnosis, diagnose
 from gradfit.statistics.findings import Facts, Finding, find
 from gradfit.statistics.goodness import Goodness, goodness
@@ -84,6 +85,13 @@ class Fitted:
     def dof(self) -> float:
         """Degrees of freedom of the noise estimate; infinite where the noise is known."""
         return _dof(self.outcome, self.kernel.loss_kind, self.setting)
+
+    @property
+    def undetermined(self) -> np.ndarray:
+        """Which free parameters the data do not determine, (p,) bool."""
+        spread, conclusion = self.covariance, self.outcome.conclusion
+        told = np.array([reason in spread.grave for reason in spread.reasons], dtype=bool)
+        return told if conclusion is None else told | (conclusion.undetermined >= INVOLVED)
 
     @property
     def plain(self) -> bool:
@@ -153,7 +161,7 @@ def _on_bound(outcome: Outcome, setting: Setting) -> np.ndarray:
 
 def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
     """Degrees of freedom of the noise estimate; infinite where the noise is known."""
-    if setting.absolute_sigma or kind == "likelihood":
+    if kind == "likelihood" or (kind == "least_squares" and setting.absolute_sigma):
         return math.inf
     return float(setting.data.n - int((~_on_bound(outcome, setting)).sum()))
 
@@ -163,13 +171,18 @@ def _covariance(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Covari
     why = why_no_errors(outcome, kernel)
     if conclusion is None or why:
         unknown = np.full((p, p), np.nan) if p <= MAX_LINEARIZED else np.empty((0, 0))  # a network's would fill the memory
-        return Covariance(unknown, "none", (why,) * p, math.nan)
+        idle = (
+            without_effect(outcome.kernel, outcome.solution.theta, outcome.near, setting.parameters.free_elements)
+            if outcome.without_effect and outcome.near is not None
+            else ("",) * p
+        )
+        return Covariance(unknown, "none", tuple(own or why for own in idle), math.nan)
     return covariance(
         conclusion,
         outcome.kernel,
         outcome.solution.theta,
         lambda: cast(Linearization, outcome.near),
-        n=setting.data.n,
+        data=setting.data,
         absolute=setting.absolute_sigma,
         names=setting.parameters.free_elements,
         at_bound=_on_bound(outcome, setting) if setting.parameters.bounded else None,
@@ -187,6 +200,8 @@ def why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
         return f"the loss {kernel.loss_function.name} has no rows to estimate errors from"
     if not status.success:
         return "the fit did not reach its minimum"
+    if outcome.conclusion.curved:
+        return "to first order the residuals do not tell that this is a minimum, so the errors would be wrong"
     if outcome.distance > ARRIVED:
         return f"the fit ended {outcome.distance:.2g} standard errors short of the minimum"
     return ""
