@@ -475,11 +475,6 @@ def test_steps_are_projected_onto_the_bounds(method, dtype, t_u, t_c):
     assert fit.params["b"].value == pytest.approx(expected, rel=1e-4)
 
 
-def test_lbfgs_refuses_bounds(t_u, t_c):
-    with pytest.raises(ParameterError, match="LBFGS"):
-        gradfit.fit(celsius, t_u, t_c, bounds={"w": (0, None)}, method="lbfgs")
-
-
 @pytest.mark.parametrize("scale", [True, False])
 def test_fixed_and_tied_parameters_follow_the_reduced_model(scale, t_u, t_c):
     options = {"method": "adam", "learning_rate": 0.01, "epochs": EPOCHS, "scale": scale, "on_failure": "ignore"}

@@ -29,7 +29,6 @@ INTRINSICS = {"sqrt": ("llvm.sqrt.f64", 1), "fabs": ("llvm.fabs.f64", 1), "copys
 INFINITY = "0x7FF0000000000000"
 
 
-
 @dataclass(frozen=True)
 class Size:
     """How long an axis of an array is: ``factor`` times a number of the job, and ``more``; without a number ``more`` alone."""

@@ -24,7 +24,6 @@ from gradfit.model.expression import Formula, normal, parse
 from gradfit.typing import Floats
 
 ASSUMED_START = 1.0
-SAME = 1e-6  # starts that agree so far say the same
 STEP, AGREEMENT = 6e-6, 1e-3  # of a finite difference, in relative units; between it and autograd
 
 
@@ -128,7 +127,7 @@ class Parameters:
         Raises
         ------
         ParameterError
-            A start that is not finite, outside its bounds, or another than what fixed or tied says.
+            A start that is not finite, or outside its bounds; a tie that cannot be computed there.
         """
         if start is None:
             return self
@@ -138,7 +137,7 @@ class Parameters:
             if name not in self.pinned:
                 specs[name] = _checked(name, replace(specs[name], start=_array(value, name)))
         begun = replace(self, specs=specs)
-        _check_starts(begun, start)
+        _check_ties(begun)
         # What does not depend on the start need not be found out again.
         vars(begun).update({name: getattr(self, name) for name in ("free_names", "free_elements", "lower", "upper", "bounded")})
         return begun
@@ -203,7 +202,7 @@ def parameters(
     ParameterError
         A name the model does not have, a value that is no finite number, reversed bounds, a start outside them, a parameter
         both fixed and tied, ties that go in a circle, a tie that gives no finite real number at the start or loses its
-        derivative, a start by name that is another than what fixed or tied says.
+        derivative.
     """
     specs = {
         name: replace(spec, start=None if spec.start is None else _array(spec.start, name)) for name, spec in defaults.items()
@@ -225,7 +224,7 @@ def parameters(
     complete = {name: _checked(name, spec) for name, spec in specs.items()}
     pinned = frozenset(name for name, value in kept.items() if value is not None)
     known = Parameters(tuple(complete), complete, assumed, _ties(complete), packed, pinned)
-    _check_starts(known, start)
+    _check_ties(known)
     return known
 
 
@@ -404,23 +403,11 @@ def _tie_formula(name: str, text: str) -> Formula:
 # --- what the start values say together --------------------------------------------------------------------------------
 
 
-def _check_starts(known: Parameters, start: Mapping[str, Any] | Sequence[float] | None) -> None:
-    """Refuse starts that contradict fixed values or ties, and ties that cannot be computed at the start.
-
-    A start in order must name every parameter, so what it says of fixed and tied ones is not held against it.
-    """
-    named = {normal(str(name)): value for name, value in start.items()} if isinstance(start, Mapping) else {}
+def _check_ties(known: Parameters) -> None:
+    """Refuse ties that cannot be computed at the start."""
     values = {name: torch.from_numpy(spec.start) for name, spec in known.specs.items() if spec.tied is None}
     for name, tie in known.ties.items():
         values[name] = _tied_value(name, known.specs[name].tied, tie, values)
-    for name in named:
-        if name in known.pinned or name in known.ties:
-            own, given = values[name].numpy(), _array(named[name], name)
-            if own.shape != given.shape or not np.allclose(own, given, rtol=SAME, atol=0):
-                kind = "fixed at" if name in known.pinned else "tied to what is"
-                raise ParameterError(
-                    f"start of {name} is {_shown(given)}, and {name} is {kind} {_shown(own)}; expected one of the two, so leave the start out."
-                )
 
 
 def _tied_value(name: str, tied: Any, tie: Callable[[Mapping[str, Tensor]], Tensor], values: dict[str, Tensor]) -> Tensor:
