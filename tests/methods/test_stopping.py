@@ -32,9 +32,9 @@ def line(x, y, theta, unit=(1.0, 1.0)):
     return Linearization(prediction - y, jacobian * unit, prediction, np.ones_like(x), np.ones_like(x))
 
 
-def remaining_distance(near, unit=(1.0, 1.0)):
+def remaining_distance(near, unit=1.0):
     p = near.jacobian.shape[1]
-    return conclude(Near(near), 1 / np.array(unit), np.full(p, -np.inf), np.full(p, np.inf)).distance
+    return conclude(Near(near), np.ones(p) / unit, np.full(p, -np.inf), np.full(p, np.inf)).distance
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_distance_is_counted_in_standard_errors(data):
 def test_distance_does_not_depend_on_units(data, unit):
     x, y, best, _ = data
     off = best + np.array([0.01, -0.5])
-    assert remaining_distance(line(x, y, off, (unit, 1.0)), (unit, 1.0)) == pytest.approx(
+    assert remaining_distance(line(x, y, off, (unit, 1.0)), np.array([unit, 1.0])) == pytest.approx(
         remaining_distance(line(x, y, off)), rel=1e-9
     )
 
