@@ -33,6 +33,7 @@ from gradfit.methods.marquardt import (
     HESITANT,
     INVERSE,
     LOWER,
+    MOVING,
     NORMS,
     NOT_FINITE,
     RADIUS,
@@ -311,6 +312,22 @@ def cross_all(
     return found
 
 
+def errors_at_hand(matrices: Matrices, vectors: Matrix, counters: Counters, result: Vector, variance: float) -> bool:
+    """Standard errors from the inverse that the last quick step was made with; tell whether there is one, of all parameters."""
+    p = vectors.shape[1]
+    if counters[STEPS] > 0:  # Levenberg-Marquardt went on from there
+        return False
+    for j in range(p):
+        if vectors[MOVING, j] == 0:
+            return False
+    for j in range(p):
+        square = 0.0
+        for k in range(j, p):
+            square += matrices[WITHIN, j, k] * matrices[WITHIN, j, k]
+        result[p + j] = math.sqrt(square * variance) / (vectors[NORMS, j] if vectors[NORMS, j] > 0 else 1.0)
+    return True
+
+
 def refit_all(
     linearize: Linearize,
     sum_of_squares: SumOfSquares,
@@ -352,15 +369,17 @@ def refit_all(
         for j in range(p):
             results[i, j] = vectors[THETA, j]
         results[i, 2 * p], results[i, 2 * p + 1] = numbers[SUM], code
-        if code != NOT_FINITE:
-            conclude(linearize, context, system, offsets[i], matrices, vectors, numbers, counters)
         variance = max(numbers[SUM], 0.0) / max(n - p, 1) if goal[VARIANCE] == 0 else goal[VARIANCE]
-        for j in range(p):
-            results[i, p + j] = math.nan
-            if code == CONVERGED and vectors[UNDETERMINED, j] < INVOLVED:
-                results[i, p + j] = math.sqrt(matrices[INVERSE, j, j] * variance)
-            elif code == CONVERGED and vectors[UNDETERMINED, j] >= INVOLVED:
-                results[i, p + j] = math.inf
+        at_hand = code == CONVERGED and errors_at_hand(matrices, vectors, counters, results[i], variance)
+        if not at_hand:
+            if code != NOT_FINITE:
+                conclude(linearize, context, system, offsets[i], matrices, vectors, numbers, counters)
+            for j in range(p):
+                results[i, p + j] = math.nan
+                if code == CONVERGED and vectors[UNDETERMINED, j] < INVOLVED:
+                    results[i, p + j] = math.sqrt(matrices[INVERSE, j, j] * variance)
+                elif code == CONVERGED and vectors[UNDETERMINED, j] >= INVOLVED:
+                    results[i, p + j] = math.inf
         for k in range(words.shape[0]):
             words[k] += strides[k]
     return converged
