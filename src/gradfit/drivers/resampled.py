@@ -26,7 +26,9 @@ from gradfit.model.parameters import Parameters
 from gradfit.typing import Floats
 
 CHUNK = 500_000  # rows drawn at a time: 4 MB a column, and some ten milliseconds of work between two looks at interrupt and bar
-ENOUGH = 1e-6  # of the variance: a thousandth of a standard error is left, and the last step is still taken
+SINGULAR = 1e-6  # of a scaled J
+ROWS_A_THREAD = 500_000  # fewer are done before another thread has begun
+ENOUGH = 1e-4  # of the variance: a hundredth of a standard error is left, and the last step, which is still taken, leaves a tenth of it or less
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def refit_resampled(
     at_once = max(1, min(CHUNK // data.n, count))
     parts: list[Refits] = []
     native = isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares"
-    workers = (threads or cores()) if native else 1
+    workers = min(threads or cores(), 1 + count * data.n // ROWS_A_THREAD) if native else 1
     with ThreadPoolExecutor(workers) as pool, counted(count, "refitting", progress) as advance:
         for begun in range(0, count, at_once):
             size = min(at_once, count - begun)
@@ -105,6 +107,7 @@ def _compiled(
     workers: int,
 ) -> list[Refits]:
     """Let each thread fit a part."""
+    inverse = _inverse(kernel, theta) if drawn.index is None else None
 
     def part(chosen: slice) -> Refits:
         index = None if drawn.index is None else drawn.index[chosen]
@@ -113,13 +116,38 @@ def _compiled(
         weight = None if data.sigma is None else rows(1 / data.sigma)
         tables = [*map(rows, data.columns.values()), target, *([] if weight is None else [weight])]
         offsets = np.broadcast_to(target if weight is None else target * weight, (chosen.stop - chosen.start, data.n))
-        return refit(
-            kernel, theta, parameters.lower, parameters.upper, tables, offsets, variance=1.0 if known else 0.0, enough=ENOUGH
-        )
+        variance = 1.0 if known else 0.0
+
+        def fitted(starts: Floats, among: np.ndarray | slice) -> Refits:
+            chosen = [table[among] if table.ndim == 2 else table for table in tables]
+            limits = parameters.lower, parameters.upper
+            return refit(kernel, starts, *limits, chosen, offsets[among], variance=variance, enough=ENOUGH)
+
+        if inverse is None:
+            return fitted(theta, slice(None))
+        # All begin at one point, where J is known: one product is the first step of each. Not by BLAS, whose sums depend on how many
+        # rows there are, and so on the number of threads.
+        value, pseudo = inverse
+        residual = value + kernel.offset - offsets
+        found = fitted(np.clip(theta - np.einsum("ij,kj->ik", residual, pseudo), parameters.lower, parameters.upper), slice(None))
+        lost = np.flatnonzero(~(found.converged & (found.sum <= np.einsum("ij,ij->i", residual, residual))))
+        return found.put(lost, fitted(theta, lost)) if lost.size else found
 
     edges = np.linspace(0, size, min(workers, size) + 1).astype(int).tolist()
     parts = [slice(begin, end) for begin, end in itertools.pairwise(edges)]
     return [part(parts[0])] if len(parts) == 1 else list(pool.map(part, parts))
+
+
+def _inverse(kernel: NativeKernel, theta: Floats) -> tuple[Floats, Floats] | None:
+    """Residual (n,) and pseudo-inverse of its derivative (p, n); None where J is nearly singular."""
+    value, jacobian = kernel.residual(theta)
+    norms = np.linalg.norm(jacobian, axis=0)
+    if not (norms > 0).all():
+        return None
+    q, r = np.linalg.qr(jacobian / norms)
+    if not np.abs(np.diag(r)).min() > SINGULAR:
+        return None
+    return value, np.linalg.solve(r, q.T) / norms[:, None]
 
 
 def _one_by_one(

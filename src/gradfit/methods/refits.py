@@ -341,12 +341,12 @@ def refit_all(
     history: Matrix,
     goal: Vector,
     limits: Matrix,
-    base: Vector,
+    starts: Matrix,
     words: Counters,
     strides: Counters,
     results: Matrix,
 ) -> int:
-    """Fit to one data set after the other, each from the base; gives how many converged.
+    """Fit to one data set after the other; gives how many converged.
 
     Parameters
     ----------
@@ -354,15 +354,17 @@ def refit_all(
         (count, n), target / sigma of each data set.
     words, strides
         The context of the first data set, and what each of its words grows by from one data set to the next.
+    starts
+        (count, p), where each fit begins.
     results
         (count, 2 p + 2): parameters, standard errors (infinite where these data do not determine a parameter, NaN where it is on a
         bound), sum of squares, code.
     """
-    p, n = base.shape[0], offsets.shape[1]
+    p, n = starts.shape[1], offsets.shape[1]
     converged = 0
     for i in range(results.shape[0]):
         for j in range(p):
-            vectors[THETA, j], vectors[LOWER, j], vectors[UPPER, j] = base[j], limits[0, j], limits[1, j]
+            vectors[THETA, j], vectors[LOWER, j], vectors[UPPER, j] = starts[i, j], limits[0, j], limits[1, j]
         code = settle(linearize, sum_of_squares, context, system, offsets[i], matrices, vectors, numbers, counters, history, goal)
         if code == CONVERGED:
             converged += 1

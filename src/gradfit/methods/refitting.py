@@ -41,7 +41,12 @@ REFIT = Entry(
     ("n", "p", "rows", "count", "width"),
     {name: shape for name, shape in STATE.items() if name != "offset"}
     | GOAL
-    | {"offsets": (Size("count"), Size("n")), "limits": (Size(more=2), P), "base": (P,), "words": (Size("width"),)}
+    | {
+        "offsets": (Size("count"), Size("n")),
+        "limits": (Size(more=2), P),
+        "starts": (Size("count"), P),
+        "words": (Size("width"),),
+    }
     | {"strides": (Size("width"),), "results": (Size("count"), Size("p", 2, 2))},
 )
 
@@ -144,6 +149,12 @@ class Refits:
     sum: Floats
     code: np.ndarray
 
+    def put(self, places: np.ndarray, others: Refits) -> Refits:
+        """Give the same with other results at some places."""
+        for name in ("theta", "stderr", "sum", "code"):
+            getattr(self, name)[places] = getattr(others, name)
+        return self
+
     @property
     def converged(self) -> np.ndarray:
         """Which reached a minimum, (count,)."""
@@ -152,7 +163,7 @@ class Refits:
 
 def refit(
     kernel: NativeKernel,
-    theta: Floats,
+    starts: Floats,
     lower: Floats,
     upper: Floats,
     tables: Sequence[Floats],
@@ -161,10 +172,12 @@ def refit(
     variance: float,
     enough: float,
 ) -> Refits:
-    """Fit a compiled model with squared loss to many data sets, each from theta.
+    """Fit a compiled model with squared loss to many data sets.
 
     Parameters
     ----------
+    starts
+        Where the fits begin, (count, p), or (p,) for all.
     tables
         What the kernel's context holds, in its order: each input column, the target, and 1 / sigma where the kernel has one; (n,) for all
         data sets, or (count, n).
@@ -175,15 +188,16 @@ def refit(
     enough
         Each fit ends where the gain of the next step is below this share of the variance.
     """
-    p, (count, n) = len(theta), offsets.shape
-    solver = Solver(kernel, theta, lower, upper)
+    p, (count, n) = starts.shape[-1], offsets.shape
+    starts = np.ascontiguousarray(np.broadcast_to(starts, (count, p)), dtype=np.float64)
+    solver = Solver(kernel, starts[0], lower, upper)
     tables = [np.ascontiguousarray(table, dtype=np.float64) for table in tables]
     words = np.array([n, kernel.context.words[1], *map(address_of, tables)], dtype=np.int64)
     strides = np.array([0, 0, *(8 * n if table.ndim == 2 else 0 for table in tables)], dtype=np.int64)
     results = np.empty((count, 2 * p + 2))
     arrays = [
         np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, 0.0, 0.0, enough, MAX_STEPS]),
-        np.array([lower, upper]), np.array(theta, dtype=np.float64), words, strides, results,
+        np.array([lower, upper]), starts, words, strides, results,
     ]  # fmt: skip
     _context, system, _offset, *state = solver.addresses
     offsets = np.ascontiguousarray(offsets)
