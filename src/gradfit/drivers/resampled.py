@@ -28,7 +28,7 @@ from gradfit.typing import Floats
 CHUNK = 500_000  # rows drawn at a time: 4 MB a column, and some ten milliseconds of work between two looks at interrupt and bar
 SINGULAR = 1e-6  # of a scaled J
 ROWS_A_THREAD = 500_000  # fewer are done before another thread has begun
-ENOUGH = 1e-4  # of the variance: a hundredth of a standard error is left, and the last step, which is still taken, leaves a tenth of it or less
+ENOUGH = 1e-6  # of the variance: a thousandth of a standard error is left, and the last step is still taken
 
 
 @dataclass(frozen=True)
