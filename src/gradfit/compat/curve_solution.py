@@ -34,7 +34,7 @@ from gradfit.data.dataset import Dataset
 from gradfit.errors import FitError, ModelError
 from gradfit.methods import marquardt
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
-from gradfit.methods.solving import EXACT_RANK, INVOLVED, NUMERIC_RANK, Solver
+from gradfit.methods.solving import EXACT_RANK, NUMERIC_RANK, Solver
 from gradfit.typing import Floats
 
 FAILED = "Optimal parameters not found: "
@@ -291,8 +291,6 @@ class _Attempt:
                     yield np.clip(here + sign * size * direction, lower, upper)
 
     def _sum(self, theta: Floats) -> float:
-        if isinstance(self.kernel, Residuals):
-            return self.kernel.mean_loss(theta) * self.fit.data.n
         return self.kernel.mean_loss(theta) * self.kernel.n
 
     def solved(self) -> Solved:
@@ -355,7 +353,7 @@ def _inverse(fit: Fit, solver: Solver) -> Floats | None:
     """Inverse of J^T J, (p, p); None where J has no full rank."""
     if fit.options.rho is None:
         undetermined = solver.vectors[marquardt.UNDETERMINED]
-        if undetermined.max() <= INVOLVED:  # no NaN: none is on a bound
+        if undetermined.max() <= marquardt.INVOLVED:  # no NaN: none is on a bound
             return solver.matrices[marquardt.INVERSE, : solver.p, : solver.p].copy()
         triangle = solver.matrices[marquardt.TRIANGLE, : solver.p, : solver.p].T
     else:
@@ -373,7 +371,9 @@ def _inverse(fit: Fit, solver: Solver) -> Floats | None:
 
 def _undetermined(fit: Fit, solver: Solver) -> str:
     shares = solver.vectors[marquardt.UNDETERMINED]
-    return ", ".join(name for name, share in zip(fit.names, shares, strict=True) if share > INVOLVED) or "all parameters"
+    return (
+        ", ".join(name for name, share in zip(fit.names, shares, strict=True) if share > marquardt.INVOLVED) or "all parameters"
+    )
 
 
 def information(solved: Solved, *, minpack: bool) -> dict[str, Any]:

@@ -79,11 +79,11 @@ SIGNAL = 4  # norm of prediction / sigma
 DAMPING = 5  # lambda of the last step
 DISTANCE = 6  # from the minimum, in standard errors
 TRIAL_SUM, TRIAL_REST, TRIAL_SIGNAL = 7, 8, 9
+CONDITION = 10  # at the end: norm of the inverse of J, columns scaled to 1; infinite where singular values count as 0
 START_SUM = 11  # r.T @ r where the fit began
 TERMS = 12  # norm of J's columns times the parameters: what the residuals are made of; their rounding is a share of it
 TRIAL_TERMS = 13
 GUARD = 14  # what stands for the deviation of a residual where the data are exact
-CONDITION = 10  # at the end: norm of the inverse of J, columns scaled to 1; infinite where singular values count as 0
 NUMBERS = 15
 
 # counters, (COUNTERS,), int64, 0 at the start.
@@ -119,6 +119,7 @@ SMALL_STEP = 1e-14  # relative to the parameters
 ARRIVED = 0.01  # standard errors: a distance nobody can see in the result
 SINGLE_PRECISION = 1.1920928955078125e-07  # of exact data: a step below this share of the prediction counts as arrived
 ON_BOUND = 1e-10  # relative
+INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
 ROUNDED = 100 * EPSILON  # of the terms: residuals below that are rounding
 APART = 0.01  # a parameter with a smaller share in directions that move nothing is not followed along them
 ASIDE = 0.1  # of the parameters: how far beside a point without slope a lower one is looked for

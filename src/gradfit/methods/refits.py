@@ -32,6 +32,7 @@ from gradfit.methods.marquardt import (
     GRADIENT,
     HESITANT,
     INVERSE,
+    INVOLVED,
     LOWER,
     MOVING,
     NORMS,
@@ -95,7 +96,6 @@ DIRECTION, HELD, FOUND = 0, 1, 2
 RHO, CODE = 0, 1
 RAY_NUMBERS = 2
 
-INVOLVED = 1e-6  # share of a parameter in undetermined directions from which its value is arbitrary
 QUICK = 12  # undamped steps before Levenberg-Marquardt is asked
 TRIALS = 60  # points on a ray
 CLOSE = 1e-7  # of the value of tau that is looked for

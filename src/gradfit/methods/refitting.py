@@ -6,20 +6,17 @@ kernel it calls Python.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gradfit.compiler.callbacks import trampoline_object
 from gradfit.compiler.compiled import NativeKernel, address_of
 from gradfit.compiler.kernel import Kernel
-from gradfit.compiler.native import Function, load
 from gradfit.compiler.solver import Entry, Size
 from gradfit.methods import marquardt, refits
-from gradfit.methods.solving import STATE, P, Solver, algorithm_object
+from gradfit.methods.solving import STATE, P, Solver, algorithm_object, linked
 from gradfit.typing import Floats
 
 HISTORY_ROWS = 8  # of scratch: what Levenberg-Marquardt may say before it is asked to go on
@@ -119,7 +116,7 @@ def crossings(
         np.array([lower, upper]), np.array(theta, dtype=np.float64), table,
     ]  # fmt: skip
     job = np.array([kernel.n, p, HISTORY_ROWS, len(rays), *solver.addresses, *map(address_of, arrays)], dtype=np.int64)
-    _function("gf_cross", kernel).call(address_of(job))
+    linked(kernel, "gf_cross", _object).call(address_of(job))
     if solver.callbacks is not None:
         solver.callbacks.check()
     found, last = table[:, 2 * p : 3 * p], table[:, 3 * p :]
@@ -203,22 +200,10 @@ def refit(
     offsets = np.ascontiguousarray(offsets)
     places = [address_of(words), system, address_of(offsets), *state, *map(address_of, arrays)]
     job = np.array([n, p, HISTORY_ROWS, count, len(words), *places], dtype=np.int64)
-    _function("gf_refit", kernel).call(address_of(job))
+    linked(kernel, "gf_refit", _object).call(address_of(job))
     return Refits(results[:, :p], results[:, p : 2 * p], results[:, 2 * p], results[:, 2 * p + 1].astype(np.int64))
 
 
 @functools.cache
 def _object() -> bytes:
     return algorithm_object([marquardt, refits], [CROSS, REFIT])
-
-
-def _function(name: str, kernel: Kernel) -> Function:
-    """Link the algorithm with what computes the kernel's numbers, once."""
-    if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
-        return kernel.code.linked(name, weighted=kernel.weighted, algorithm=_object)
-    return _calling(name)
-
-
-@functools.cache
-def _calling(name: str) -> Function:
-    return Function(load([_object(), trampoline_object()], [name]), name, ctypes.c_int64, 1)

@@ -11,9 +11,10 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import TypeGuard
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from gradfit.typing import Floats
 
 EXACT_RANK = float(np.finfo(np.float64).eps)  # times max(n, p): rounding of an exact Jacobian
 NUMERIC_RANK = 1e-8  # finite differences carry about ten digits
-INVOLVED = 1e-6  # share of a parameter in an undetermined direction from which its value is arbitrary
 JOB = 11  # words
 P, ONE_MORE, TWO_MORE = Size("p"), Size("p", more=1), Size("p", more=2)
 # Shapes of the solver's arrays, and what is called from outside.
@@ -112,12 +112,13 @@ class Solver:
         self.steps = 0
         self.refusal = ""  # what the model last said where it could not be evaluated
         self.callbacks: Callbacks | None = None
-        if isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares":
-            self.function, context = solver_of(kernel.code, weighted=kernel.weighted), kernel.context.address
+        self.function = linked(kernel, "gf_solve", _solver_object)
+        if is_compiled(kernel):
+            context = kernel.context.address
             self.offset[:] = kernel.offset
         else:
             self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
-            self.function, context = _calling_solver(), address_of(self.callbacks.context)
+            context = address_of(self.callbacks.context)
         parts = (offset, matrices, vectors, numbers, counters)
         # of what the algorithm takes: context, system, offset, matrices, vectors, numbers, counters
         self.addresses = (context, begin, *[begin + 8 * part.start for part in parts])
@@ -214,7 +215,19 @@ def solver_of(code: ModelCode, *, weighted: bool) -> Function:
     return code.linked("gf_solve", weighted=weighted, algorithm=_solver_object)
 
 
+def is_compiled(kernel: Kernel) -> TypeGuard[NativeKernel]:
+    """Whether compiled code finds the residuals of a kernel by itself; of any other it asks Python."""
+    return isinstance(kernel, NativeKernel) and kernel.loss_kind == "least_squares"
+
+
+def linked(kernel: Kernel, name: str, algorithm: Callable[[], bytes]) -> Function:
+    """Link an algorithm with what computes a kernel's numbers, once; give its function of this name."""
+    if is_compiled(kernel):
+        return kernel.code.linked(name, weighted=kernel.weighted, algorithm=algorithm)
+    return _calling(name, algorithm)
+
+
 @functools.cache
-def _calling_solver() -> Function:
-    """Link the solver with the functions that call Python."""
-    return Function(load([_solver_object(), trampoline_object()], ["gf_solve"]), "gf_solve", ctypes.c_int64, 1)
+def _calling(name: str, algorithm: Callable[[], bytes]) -> Function:
+    """Link an algorithm with the functions that call Python."""
+    return Function(load([algorithm(), trampoline_object()], [name]), name, ctypes.c_int64, 1)

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradfit.drivers.resampled import Drawn, refit_resampled
+from gradfit.drivers.resampled import Drawn, Resampling
 from gradfit.errors import FitError, OptionError, unknown
 from gradfit.statistics.intervals import check_level
 from gradfit.statistics.rank import directions, jacobian_error
@@ -148,10 +148,8 @@ def bootstrap(
         raise FitError(f"there is nothing to resample: {why}.")
     parameters = setting.parameters
     draw = _drawing(fitted, chosen, np.random.default_rng(seed))
-    refits = refit_resampled(
-        outcome.kernel, setting.data, outcome.solution.theta, parameters, draw, resamples,
-        known=setting.absolute_sigma or fitted.kernel.loss_kind == "likelihood", threads=threads, progress=progress,
-    )  # fmt: skip
+    again = Resampling(outcome.kernel, setting.data, outcome.solution.theta, parameters, known=math.isinf(fitted.dof))
+    refits = again.refit(draw, resamples, threads=threads, progress=progress)
     open_ones = fitted.undetermined
     usable = refits.converged & ~np.isinf(refits.stderr[:, ~open_ones]).any(axis=1)
     count = int(usable.sum())

@@ -16,8 +16,8 @@ from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.short import Ended
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
+from gradfit.methods.marquardt import INVOLVED
 from gradfit.methods.method import Method, Status
-from gradfit.methods.solving import INVOLVED
 from gradfit.methods.stopping import ARRIVED
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters, elements
