@@ -21,6 +21,7 @@ import numpy as np
 from gradfit.compat.curve_errors import ChoiceError, CountError, ShapeError
 from gradfit.compat.curve_options import Options
 from gradfit.compiler.compiled import NativeKernel
+from gradfit.compiler.eager import central_difference
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
@@ -241,12 +242,9 @@ class Called:
 
     def _differenced(self, theta: Floats, steps: Floats) -> Floats:
         columns = []
-        for place, step in enumerate(steps):
-            ahead, behind = theta.copy(), theta.copy()
-            ahead[place] = min(theta[place] + step, self.upper[place])  # beyond a bound f may have no value
-            behind[place] = max(theta[place] - step, self.lower[place])
-            gap = ahead[place] - behind[place]  # the step as the computer holds it
-            columns.append((self._array(self._call(ahead)) - self._array(self._call(behind))) / gap)
+        for place, (step, lower, upper) in enumerate(zip(steps, self.lower, self.upper, strict=True)):
+            column = central_difference(lambda point: self._array(self._call(point)), theta, place, step, lower, upper)
+            columns.append(np.full(self.n or 1, np.nan) if column is None else column)
         return np.stack(columns, axis=1)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gradfit.compiler.compiled import NativeKernel
-from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.eager import EagerKernel, hessian_product
 from gradfit.compiler.kernel import Linearization
 from gradfit.data.dataset import Dataset
 from gradfit.errors import OptionError
@@ -157,12 +157,7 @@ class CorrelatedKernel:
 
     def hessian_product(self, theta: Floats, vector: Floats) -> Floats:
         """Hessian of the mean loss times a vector, (p,), by differentiating twice."""
-        point = torch.as_tensor(theta, dtype=self.dtype).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.loss(point), point, create_graph=True)
-        if not gradient.requires_grad:
-            return np.zeros(len(vector))
-        along = torch.as_tensor(vector, dtype=self.dtype)
-        return torch.autograd.grad(gradient @ along, point)[0].double().numpy()
+        return hessian_product(self.loss, theta, vector, self.dtype)
 
 
 AnyKernel: TypeAlias = EagerKernel | NativeKernel | CorrelatedKernel

@@ -162,12 +162,7 @@ class EagerKernel:
 
     def hessian_product(self, theta: Floats, vector: Floats) -> Floats:
         """Hessian of the mean loss times a vector, (p,), by differentiating twice."""
-        point = torch.as_tensor(theta, dtype=self.dtype).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.loss(point), point, create_graph=True)
-        along = torch.as_tensor(vector, dtype=self.dtype)
-        if not gradient.requires_grad:
-            return np.zeros(len(along))
-        return torch.autograd.grad(gradient @ along, point)[0].double().numpy()
+        return hessian_product(self.loss, theta, vector, self.dtype)
 
     def jacobian(self, theta: Floats) -> tuple[Floats, Floats]:
         """Prediction (n,) and its exact derivative by the free parameters (n, p), as float64 arrays."""
@@ -227,6 +222,16 @@ def _named(kernel: EagerKernel, theta: Tensor | Floats, error: BaseException) ->
     return ModelError(
         f"{kernel.model.label} raised {type(error).__name__} at {where}: {error}; return NaN where it has no value, or set bounds."
     )
+
+
+def hessian_product(loss: Callable[[Tensor], Tensor], theta: Floats, vector: Floats, dtype: torch.dtype) -> Floats:
+    """Hessian of a differentiable loss times a vector, (p,), by differentiating twice."""
+    point = torch.as_tensor(theta, dtype=dtype).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(point), point, create_graph=True)
+    along = torch.as_tensor(vector, dtype=dtype)
+    if not gradient.requires_grad:
+        return np.zeros(len(along))
+    return torch.autograd.grad(gradient @ along, point)[0].double().numpy()
 
 
 # --- derivatives -------------------------------------------------------------------------------------------------------
@@ -301,13 +306,22 @@ def _plain_steps(theta: Floats) -> Floats:
 
 def _difference(kernel: EagerKernel, theta: Floats, columns: dict[str, Tensor], index: int, step: float) -> Floats:
     """Central difference by one parameter, (n,)."""
+    known = kernel.parameters
+    difference = central_difference(
+        lambda point: _numeric_value(kernel, point, columns), theta, index, step, known.lower[index], known.upper[index]
+    )
+    return np.full(kernel.n, np.nan) if difference is None else difference
+
+
+def central_difference(
+    value: Callable[[Floats], Floats], theta: Floats, index: int, step: float, lower: float, upper: float
+) -> Floats | None:
+    """Difference quotient by one parameter, (n,), within its bounds; None where the step is lost in rounding."""
     ahead, behind = theta.copy(), theta.copy()
-    ahead[index] = min(theta[index] + step, kernel.parameters.upper[index])  # beyond a bound the model may have no value
-    behind[index] = max(theta[index] - step, kernel.parameters.lower[index])
+    ahead[index] = min(theta[index] + step, upper)  # beyond a bound the model may have no value
+    behind[index] = max(theta[index] - step, lower)
     gap = ahead[index] - behind[index]  # the step as the computer holds it
-    if gap == 0:
-        return np.full(kernel.n, np.nan)
-    return np.asarray((_numeric_value(kernel, ahead, columns) - _numeric_value(kernel, behind, columns)) / gap)
+    return None if gap == 0 else np.asarray((value(ahead) - value(behind)) / gap)
 
 
 def _fitting_share(kernel: EagerKernel, theta: Floats, index: int) -> float:

@@ -38,7 +38,7 @@ class Monitor:
     ) -> None:
         self.names, self.total, self.unit, self.every = names, total, unit, every
         self.out = out if out is not None else sys.stdout
-        self.bar_wanted = (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
+        self.bar_wanted = _bar_wanted(progress)
         self.bar: Progress | None = None
         self.shown_at = time.monotonic() + PATIENCE - REFRESH
 
@@ -86,7 +86,7 @@ def monitored(
     names: Sequence[str], total: int, unit: str, every: int | None, out: TextIO | None, progress: bool | None
 ) -> AbstractContextManager[Monitor | None]:
     """Give a monitor; none where there is nothing to show and nobody to see it."""
-    if every is None and not (progress or (progress is None and sys.stderr is not None and sys.stderr.isatty())):
+    if every is None and not _bar_wanted(progress):
         return UNSEEN
     return Monitor(names, total, unit=unit, every=every, out=out, progress=progress)
 
@@ -97,8 +97,7 @@ UNSEEN: AbstractContextManager[None] = nullcontext()
 @contextmanager
 def counted(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
     """Count work that is done in pieces: gives ``advance(pieces)``, which moves a bar after the first second."""
-    wanted = (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
-    if not wanted:
+    if not _bar_wanted(progress):
         yield lambda pieces: None
         return
     bar = progress_bar()
@@ -114,6 +113,11 @@ def counted(total: int, what: str, progress: bool | None) -> Iterator[Callable[[
         yield advance
     finally:
         bar.stop()
+
+
+def _bar_wanted(progress: bool | None) -> bool:
+    """Whether a bar may be shown: as asked, else where somebody sees it."""
+    return (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
 
 
 def progress_bar() -> Progress:

@@ -407,9 +407,10 @@ class DescentRun:
             loss = self._evaluate(rows)
             if not first:  # LBFGS evaluates several times a step; the history wants where it stood before
                 first.append((loss.item(), self._gradient()))
-            for leaf, held in zip(self.leaves, self.held, strict=True):
-                assert leaf.grad is not None
-                leaf.grad[held] = 0.0
+            if self.limits is not None:
+                for leaf, held in zip(self.leaves, self.held, strict=True):
+                    assert leaf.grad is not None
+                    leaf.grad[held] = 0.0
             return loss.detach() * self.inverse_loss if self.scaled else loss
 
         self.optimizer.step(closure)  # type: ignore[arg-type]

@@ -262,7 +262,7 @@ def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Ten
         return Rows((prediction - target) * weight, weight, torch.ones_like(prediction))
     if loss.whole:
         return None
-    slope, own = _derivatives(loss, prediction, target, sigma)
+    slope, own = derivatives(loss, prediction, target, sigma)
     if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
         used = own = 2 / prediction if sigma is None else 2 / (prediction * sigma**2)
     else:
@@ -276,7 +276,7 @@ def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Ten
     return Rows(slope / (2 * weight), weight, own / used)
 
 
-def _derivatives(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+def derivatives(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     """First and second derivative of each row's loss by its prediction."""
     point = prediction.detach().requires_grad_()
     with torch.enable_grad():

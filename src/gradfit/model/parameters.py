@@ -168,6 +168,12 @@ class Parameters:
         """Every number of every parameter as one vector, in the order of ``all_elements``; differentiable."""
         return torch.cat([value.reshape(-1) for value in self.namer(theta.dtype)(theta).values()])
 
+    def all_slopes(self, theta: Floats) -> Floats:
+        """Derivative of every number of every parameter by the free ones, (numbers, p)."""
+        point = torch.as_tensor(theta, dtype=torch.float64)
+        slopes: Tensor = torch.autograd.functional.jacobian(self.all_values, point)  # type: ignore[no-untyped-call]
+        return slopes.numpy()
+
     def all_values_of(self, points: Floats) -> Floats:
         """Every number at each of some free vectors (m, p): (m, numbers)."""
         return np.array([self.all_values(torch.from_numpy(point)).numpy() for point in np.ascontiguousarray(points)])

@@ -35,6 +35,7 @@ import torch
 
 from gradfit.drivers.resampled import Drawn, Resampling
 from gradfit.errors import FitError, OptionError, unknown
+from gradfit.statistics.covariance import EXACT_DATA, no_freedom
 from gradfit.statistics.intervals import check_level
 from gradfit.statistics.rank import directions, jacobian_error
 from gradfit.statistics.summary import Fitted, why_no_errors
@@ -44,7 +45,6 @@ SCHEMES = ("residual", "pairs", "parametric")
 METHODS = ("studentized", "percentile")
 RESAMPLES = 1000
 MANY_FAILED = 0.05  # of the resamples: beyond, what is left is no fair sample
-EXACT_DATA = "the data are fitted to rounding, and such residuals say nothing about noise"
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,10 @@ def _no_residuals(fitted: Fitted, scheme: str) -> str:
     """Say why the residuals, or rows, say nothing of errors; "" where they do, or are not asked."""
     n, p = fitted.setting.data.n, len(fitted.outcome.solution.theta)
     spread = fitted.covariance
-    known = fitted.setting.absolute_sigma or fitted.kernel.loss_kind == "likelihood"
-    if scheme == "parametric" and known:
+    if scheme == "parametric" and math.isinf(fitted.dof):
         return ""
     if n <= p:
-        return f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {p})"
+        return no_freedom(n, p)
     return EXACT_DATA if spread.exact or (fitted.kernel.loss_kind == "least_squares" and not spread.scale > 0) else ""
 
 
@@ -226,9 +225,8 @@ def _modified_residuals(fitted: Fitted, prediction: Floats) -> Floats:
     data, near = fitted.setting.data, fitted.outcome.near
     assert near is not None
     kernel, theta = fitted.outcome.kernel, fitted.outcome.solution.theta
-    assert fitted.outcome.conclusion is not None
     _, jacobian = kernel.residual(theta)
-    jacobian = jacobian[:, ~np.isnan(fitted.outcome.conclusion.undetermined)]  # those on no bound
+    jacobian = jacobian[:, ~fitted.at_bound]
     if fitted.undetermined.any():
         q = directions(jacobian, jacobian_error(kernel, theta, near)).left
     else:

@@ -47,6 +47,7 @@ from gradfit.typing import Floats
 SAFE_ON_TORCH, SAFE_BY_DIFFERENCES = 1e5, 1e4
 M_ESTIMATE, SANDWICH = "M-estimator covariance", "sandwich"
 TOO_NEAR = "rounding decides the error, so nearly alike are the columns of the Jacobian"
+EXACT_DATA = "the data are fitted to rounding, and such residuals say nothing about noise"
 EXACT = 16 * DOUBLE  # of the prediction: residuals below that are rounding
 
 
@@ -153,7 +154,7 @@ def covariance(
         for place, doubt in zip(places, doubts, strict=True):
             reasons[place] = reasons[place] or doubt
     if not known and dof <= 0:
-        why = f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {p})"
+        why = no_freedom(n, p)
         if "" in reasons:
             grave[why] = ""
         return Covariance(np.full((p, p), np.nan), label, tuple(reason or why for reason in reasons), np.nan, grave)
@@ -163,6 +164,11 @@ def covariance(
     lost = [bool(reason) for reason in reasons]
     matrix[lost, :] = matrix[:, lost] = np.nan
     return Covariance(matrix, label, tuple(reasons), scale, grave, exact and kind == "least_squares")
+
+
+def no_freedom(n: int, p: int) -> str:
+    """Say why so few rows give no error."""
+    return f"no degree of freedom is left to estimate errors from (rows: {n}, parameters: {p})"
 
 
 def _label(kind: str, data: Dataset) -> str:

@@ -96,11 +96,9 @@ def design(fitted: Fitted) -> Design | None:
     if near is None or spread.kind not in ("least squares", "expected information"):
         return None
     theta = fitted.outcome.solution.theta
-    through = torch.autograd.functional.jacobian(parameters.all_values, torch.as_tensor(theta)).numpy()  # type: ignore[no-untyped-call]
-    assert fitted.outcome.conclusion is not None
-    inside = ~np.isnan(fitted.outcome.conclusion.undetermined)
+    inside = ~fitted.at_bound
     error = jacobian_error(fitted.outcome.kernel, theta, near)
-    return Design(directions(near.jacobian[:, inside], error), inside, spread.scale, through)
+    return Design(directions(near.jacobian[:, inside], error), inside, spread.scale, parameters.all_slopes(theta))
 
 
 def derive(

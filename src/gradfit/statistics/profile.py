@@ -22,13 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.special
-import torch
 
 from gradfit.errors import OptionError, unknown
 from gradfit.methods import refits
 from gradfit.methods.refitting import Crossing, Ray, crossings
 from gradfit.model.parameters import Parameters, elements
-from gradfit.statistics.bootstrap import EXACT_DATA
+from gradfit.statistics.covariance import EXACT_DATA
 from gradfit.statistics.intervals import check_level, quantile
 from gradfit.statistics.summary import Fitted, why_no_errors
 from gradfit.typing import Floats
@@ -206,9 +205,8 @@ def _leaders(theta: Floats, parameters: Parameters, place: int) -> np.ndarray:
     """Which free parameters a tied one follows, by its derivative here and beside: here alone it may be 0, as that of a**2 at 0."""
     slopes = np.zeros(len(theta))
     for shift in (0.0, ASIDE):
-        point = torch.as_tensor(theta + shift * (np.abs(theta) + 1), dtype=torch.float64)
-        found = torch.autograd.functional.jacobian(parameters.all_values, point)[place]  # type: ignore[no-untyped-call]
-        slopes += np.abs(np.nan_to_num(found.numpy(), nan=1.0))
+        found = parameters.all_slopes(theta + shift * (np.abs(theta) + 1))[place]
+        slopes += np.abs(np.nan_to_num(found, nan=1.0))
     return np.flatnonzero(slopes)
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from gradfit.methods.solving import NUMERIC_RANK
-from gradfit.model.loss import Loss
+from gradfit.model.loss import Loss, derivatives
 from gradfit.statistics.rank import Directions
 from gradfit.typing import Floats
 
@@ -72,11 +72,13 @@ def m_estimate(split: Directions, residual: Floats, loss: Loss, *, dof: int) -> 
     """
     n, p = len(residual), len(residual) - dof
     unknown = np.full_like(split.inverse, np.nan)
-    slope, curvature = _slope(loss, residual), _curvature(loss, residual)
+    point = torch.from_numpy(residual)
+    slope, curvature = (np.asarray(part.numpy() / 2) for part in derivatives(loss, point, torch.zeros_like(point), None))
     if 3 * int((curvature < 0).sum()) >= 2 * n:
         return unknown, NARROW
     spread = math.sqrt(float(slope @ slope) / dof)
-    share, mean = curvature, float(curvature.mean())
+    share: Floats = curvature
+    mean = float(curvature.mean())
     if spread > 0:
         reach = np.linalg.norm(split.left, axis=1)
         least = RESOLVED * (np.abs(residual) + spread)
@@ -112,15 +114,6 @@ def _slope(loss: Loss, residual: Floats) -> Floats:
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(loss.pointwise(point, torch.zeros_like(point), None).sum(), point)
     return slope.numpy() / 2
-
-
-def _curvature(loss: Loss, residual: Floats) -> Floats:
-    """Half of its second derivative, (n,)."""
-    point = torch.from_numpy(residual).requires_grad_()
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(loss.pointwise(point, torch.zeros_like(point), None).sum(), point, create_graph=True)
-        (curvature,) = torch.autograd.grad(slope.sum(), point)
-    return curvature.numpy() / 2
 
 
 def sandwich(split: Directions, residual: Floats, bend: Floats) -> tuple[Floats, tuple[str, ...]]:

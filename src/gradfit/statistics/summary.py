@@ -87,6 +87,11 @@ class Fitted:
         return _dof(self.outcome, self.kernel.loss_kind, self.setting)
 
     @property
+    def at_bound(self) -> np.ndarray:
+        """Which free parameters ended on a bound, (p,) bool."""
+        return _on_bound(self.outcome, self.setting)
+
+    @property
     def undetermined(self) -> np.ndarray:
         """Which free parameters the data do not determine, (p,) bool."""
         spread, conclusion = self.covariance, self.outcome.conclusion
@@ -220,7 +225,7 @@ def _estimates(
     parameters, theta = setting.parameters, outcome.solution.theta
     point = torch.as_tensor(theta, dtype=torch.float64)
     values = parameters.all_values(point).numpy() if len(parameters.all_elements) else np.empty(0)
-    full = _propagated(spread, parameters, point)
+    full = _propagated(spread, parameters, theta)
     variances = np.diag(full) if full.size else np.full(len(values), np.nan)
     reasons = dict(zip(parameters.free_elements, spread.reasons, strict=True))
     bounds = dict(zip(parameters.free_elements, zip(parameters.lower, parameters.upper, strict=True), strict=True))
@@ -249,12 +254,11 @@ def _estimates(
     return tuple(estimates), tuple(estimates[i].name for i in kept), full[np.ix_(kept, kept)] if full.size else full
 
 
-def _propagated(spread: Covariance, parameters: Parameters, point: torch.Tensor) -> Floats:
+def _propagated(spread: Covariance, parameters: Parameters, theta: Floats) -> Floats:
     """Covariance of all numbers, fixed and tied ones included; empty where that of the free ones is not held."""
-    if spread.matrix.shape[0] != len(point) or parameters.all_elements == parameters.free_elements:
+    if spread.matrix.shape[0] != len(theta) or parameters.all_elements == parameters.free_elements:
         return spread.matrix
-    derivative = torch.autograd.functional.jacobian(parameters.all_values, point).numpy()  # type: ignore[no-untyped-call]
-    return propagate(spread.matrix, derivative)
+    return propagate(spread.matrix, parameters.all_slopes(theta))
 
 
 def _goodness(outcome: Outcome, kind: str, setting: Setting) -> Goodness:
