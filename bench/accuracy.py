@@ -14,7 +14,6 @@ all look at all parameters, run on the torch engine; models of data on either.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import warnings
 from collections import Counter
@@ -28,6 +27,7 @@ TESTS = Path(__file__).parent.parent / "tests"
 sys.path.insert(0, str(TESTS))
 
 from mgh.problems import runs, slope  # noqa: E402 - the tests are no package
+from nist_problems import Certified, certified  # noqa: E402
 
 TWO_PEAKS = "b1*exp(-b2*x) + b3*exp(-((x - b4)/b5)**2) + b6*exp(-((x - b7)/b8)**2)"
 DECAYS = "b1*exp(-b2*x) + b3*exp(-b4*x) + b5*exp(-b6*x)"
@@ -88,13 +88,14 @@ def nist(engine: str, listed: bool) -> str:
     """Fit NIST's problems; give a line of the table."""
     values, deviations, short = [], [], []
     for name in NIST:
+        problem = certified(name)
         for start in (0, 1):
-            fit, certified = fit_nist(name, start, engine)
-            found = [fit.params[f"b{place + 1}"] for place in range(len(certified))]
-            own = digits([p.value for p in found], certified[:, 2]) if fit.success else 0.0
+            fit = fit_nist(name, problem, start, engine)
+            found = [fit.params[f"b{place + 1}"] for place in range(len(problem.values))]
+            own = digits([p.value for p in found], problem.values) if fit.success else 0.0
             values.append(own)
             if name != "Lanczos1":
-                deviations.append(digits([p.stderr for p in found], certified[:, 3]) if fit.success else 0.0)
+                deviations.append(digits([p.stderr for p in found], problem.deviations) if fit.success else 0.0)
             if own < LEVELS[-1]:
                 short.append(f"  {name} from start {start + 1}: {own:.1f} digits, {fit.message}")
     counts = ", ".join(f"{sum(own >= level for own in values)} with {level}" for level in LEVELS)
@@ -105,20 +106,11 @@ def nist(engine: str, listed: bool) -> str:
     return "\n".join([line, *(short if listed else [])])
 
 
-def fit_nist(name: str, start: int, engine: str) -> tuple[gradfit.FitResult, np.ndarray]:
-    """Fit one of NIST's problems; give also its table: two starts, certified values, standard deviations."""
-    content = (TESTS / "nist" / f"{name}.dat").read_text()
-    table = np.array(re.findall(r"^\s*b\d+\s*=\s*(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", content, re.MULTILINE), dtype=float)
-    found = re.search(r"Data\s+\(lines\s+(\d+) to (\d+)\)", content)
-    assert found is not None
-    first, last = map(int, found.groups())
-    rows = np.array([line.split() for line in content.splitlines()[first - 1 : last] if line.strip()], dtype=float)
-    columns = {"y": np.log(rows[:, 0]) if name == "Nelson" else rows[:, 0], "x": rows[:, 1]}
-    if name == "Nelson":
-        columns["x2"] = rows[:, 2]
-    starts = {f"b{place + 1}": value for place, value in enumerate(table[:, start].tolist())}
-    fit = gradfit.fit(f"y = {NIST[name]}", data=columns, target="y", start=starts, engine=engine, on_failure="ignore")
-    return fit, table
+def fit_nist(name: str, problem: Certified, start: int, engine: str) -> gradfit.FitResult:
+    """Fit one of NIST's problems, by formula; Nelson's has two predictors."""
+    columns = dict(zip(("x", "x2"), np.atleast_2d(problem.x), strict=False)) | {"y": problem.y}
+    starts = {f"b{place + 1}": value for place, value in enumerate(problem.starts[start].tolist())}
+    return gradfit.fit(f"y = {NIST[name]}", data=columns, target="y", start=starts, engine=engine, on_failure="ignore")
 
 
 def digits(found: list[float], certified: np.ndarray) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 
 import gradfit
+from nist_problems import certified
 
-NIST = Path(__file__).parent.parent / "nist"
 FORMULAS = {
     "Misra1a": "b1*(1-exp(-b2*x))",
     "MGH09": "b1*(x**2+x*b2)/(x**2+x*b3+b4)",
@@ -26,23 +24,15 @@ FORMULAS = {
 }
 
 
-def certified(name):
-    """Read a file of NIST's: (two starts, values, standard deviations, columns)."""
-    text = (NIST / f"{name}.dat").read_text()
-    rows = re.findall(r"^\s*(b\d+)\s*=\s*(\S+)\s+(\S+)\s+(\S+)\s+(\S+)", text, re.MULTILINE)
-    first, last = map(int, re.search(r"Data\s+\(lines\s+(\d+) to (\d+)\)", text).groups())
-    data = np.array([[float(cell) for cell in line.split()] for line in text.splitlines()[first - 1 : last]])
-    table = {row[0]: [float(cell) for cell in row[1:]] for row in rows}
-    return table, {"y": data[:, 0], "x": data[:, 1]}
-
-
 @pytest.mark.parametrize("start", [0, 1], ids=["far", "near"])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_certified_values_are_found_to_eight_digits(name, start):
-    table, data = certified(name)
-    fit = gradfit.fit(f"y = {FORMULAS[name]}", data=data, start={b: row[start] for b, row in table.items()}, on_failure="ignore")
+    known = certified(name)
+    names = [f"b{place}" for place in range(1, len(known.values) + 1)]
+    starts = dict(zip(names, known.starts[start].tolist(), strict=True))
+    fit = gradfit.fit(f"y = {FORMULAS[name]}", data={"x": known.x, "y": known.y}, start=starts, on_failure="ignore")
     assert fit.success, fit.message
-    for parameter, (_, _, value, deviation) in table.items():
+    for parameter, value, deviation in zip(names, known.values, known.deviations, strict=True):
         assert fit.params[parameter].value == pytest.approx(value, rel=1e-8)
         assert fit.params[parameter].stderr == pytest.approx(deviation, rel=1e-7)
 

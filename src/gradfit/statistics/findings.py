@@ -45,6 +45,7 @@ import numpy as np
 
 from gradfit.statistics import residual_tests as tests
 from gradfit.statistics.residual_tests import Residuals
+from gradfit.statistics.wording import some
 from gradfit.typing import Floats
 
 CORRELATED = 0.999
@@ -75,7 +76,6 @@ HALF = 0.5  # weight of a row, relative to the largest, below which a robust los
 EXACT = 1e-10  # share of the signal below which residuals are rounding, in double precision
 EXACT_SINGLE = 1e-6  # in single precision
 RANK = 1e-14  # singular value, relative, of a direction in which no prediction changes
-MOST_NAMED = 8
 MOST_KEPT = 100  # rows
 ROUNDS = 20  # of outliers found behind outliers
 
@@ -230,7 +230,7 @@ def _correlation(facts: Facts) -> Iterator[Finding]:
     inflated = 1 / math.sqrt(max(1 - value**2, np.finfo(float).eps))
     text = f"{a} and {b} are correlated by {_correlated(value)}: the error of each is {inflated:.3g} times what it were if the other was known."
     if others:
-        text += f" So are {_listed([facts.names[place] for place in others])} with others."
+        text += f" So are {some([facts.names[place] for place in others])} with others."
     yield Finding(
         "correlation",
         value,
@@ -469,21 +469,25 @@ ALTERNATING = (
 def _noise_level(facts: Facts, residuals: Residuals, structure: bool) -> Iterator[Finding]:
     if not facts.absolute:
         return
-    reduced = residuals.sum / residuals.dof
     chance = tests.chi_square(residuals.sum, residuals.dof)
+    reduced = residuals.sum / residuals.dof
+    text = f"the residuals scatter {math.sqrt(reduced):.3g} times as much as sigma says (reduced chi-square {reduced:.3g}, {residuals.dof} degrees of freedom, {_chance(chance)})."
+    factor = "if sigma is known only up to a factor, use absolute_sigma=False."
+    small = f"sigma is too large, or the data were smoothed or averaged; {factor}"
+    large = f"sigma is too small, or the model misses something; {factor}"
+    yield from _level(reduced, chance, text, small, LEFT_IN if structure else large)
+
+
+LEFT_IN = "Part of it is what the model has left in the residuals, see above; the errors given are too small."
+
+
+def _level(reduced: float, chance: float, text: str, small: str, large: str) -> Iterator[Finding]:
+    """Tell of a reduced chi-square that is improbable and matters, with the advice for one below 1 or above."""
     low, high = LEVEL
     if chance >= ALLOTTED["noise level"] or low <= reduced <= high:
         return
-    text = f"the residuals scatter {math.sqrt(reduced):.3g} times as much as sigma says (reduced chi-square {reduced:.3g}, {residuals.dof} degrees of freedom, {_chance(chance)})."
-    if reduced < low:
-        advice = "sigma is too large, or the data were smoothed or averaged; if sigma is known only up to a factor, use absolute_sigma=False."
-    elif structure:
-        advice = "Part of it is what the model has left in the residuals, see above; the errors given are too small."
-    else:
-        advice = (
-            "sigma is too small, or the model misses something; if sigma is known only up to a factor, use absolute_sigma=False."
-        )
-    yield Finding("noise level", reduced, high if reduced > high else low, chance, (), (), text, advice)
+    threshold, advice = (high, large) if reduced > high else (low, small)
+    yield Finding("noise level", reduced, threshold, chance, (), (), text, advice)
 
 
 def _spread(facts: Facts, residuals: Residuals, out: np.ndarray) -> Iterator[Finding]:
@@ -565,17 +569,10 @@ def _likelihood(facts: Facts) -> Iterator[Finding]:
     yield from structure
     reduced = residuals.sum / residuals.dof
     chance = tests.dispersion(residuals, mean)
-    low, high = LEVEL
-    if chance >= ALLOTTED["noise level"] or low <= reduced <= high:
-        return
     text = f"the counts scatter {math.sqrt(reduced):.3g} times as much as Poisson's do (Pearson's chi-square {reduced:.3g} per degree of freedom, {_chance(chance)})."
-    if reduced < low:
-        advice = "They may not be counts: scaled, averaged or smoothed numbers; fit them with loss='squared' and a sigma."
-    elif structure:
-        advice = "Part of it is what the model has left in the residuals, see above; the errors given are too small."
-    else:
-        advice = f"Multiply the errors by {math.sqrt(reduced):.3g}, or look for what else varies from count to count."
-    yield Finding("noise level", reduced, high if reduced > high else low, chance, (), (), text, advice)
+    small = "They may not be counts: scaled, averaged or smoothed numbers; fit them with loss='squared' and a sigma."
+    large = f"Multiply the errors by {math.sqrt(reduced):.3g}, or look for what else varies from count to count."
+    yield from _level(reduced, chance, text, small, LEFT_IN if structure else large)
 
 
 _TESTS = {"least_squares": _least_squares, "robust": _robust, "likelihood": _likelihood}
@@ -594,16 +591,8 @@ def _chance(probability: float) -> str:
     return f"p = {probability:.1g}" if probability > 1e-12 else "p < 1e-12"
 
 
-def _listed(names: Sequence[str]) -> str:
-    named = list(names[:MOST_NAMED])
-    more = len(names) - len(named)
-    if more:
-        return f"{', '.join(named)} and {more} more"
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-
-
 def _rows(numbers: Sequence[int]) -> str:
-    return f"row{'s' * (len(numbers) > 1)} {_listed([str(number) for number in numbers])}"
+    return f"row{'s' * (len(numbers) > 1)} {some([str(number) for number in numbers])}"
 
 
 def _lie(count: int) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 
 from gradfit.errors import ModelError
 from gradfit.statistics.forms import ANY_COEFFICIENT, LOG, PAIRS, PLAIN, Form, Pair, Quantity, pair_detail, parameter, sum_text
+from gradfit.statistics.wording import MOST_NAMED, listed, some
 from gradfit.typing import Floats
 
 Predict = Callable[[Floats], Floats]
@@ -33,7 +34,6 @@ UNCHANGED = 1e-9  # of the predictions and of what one parameter alone does to t
 CHANGED = 1e3  # times that, what one parameter alone must do
 MOVES = ((2.5, 0.0), (0.4, 0.0), (1.0, 1.5), (1.0, -0.7), (1.3, 0.0), (1.0, 0.3))  # factor and shift, in units of the value
 ENOUGH = 2  # moves that must have been possible
-MOST_NAMED = 8
 SMALLEST = 1e-100  # of coefficients
 MOST_MIXED = 4  # quantities of which every mixture of sums and logarithms is tried
 MOST_INVOLVED = 40
@@ -148,7 +148,7 @@ def _explained(world: _World, group: Sequence[int], names: Sequence[str], jacobi
     if len(group) == 1:
         return Undetermined(members, *_idle(world, jacobian, names, group[0]))
     if len(group) > MOST_INVOLVED:
-        return Undetermined(members, f"the data do not determine {_some([names[place] for place in group])} one by one")
+        return Undetermined(members, f"the data do not determine {some([names[place] for place in group])} one by one")
     quantities = [parameter(names[place], place, jacobian[:, place]) for place in group]
     joined: Pair | None = None
     while (found := _true_pair(world, quantities)) is not None:
@@ -175,32 +175,26 @@ def _only(texts: Sequence[str], world: _World, group: Sequence[int], names: Sequ
     """Word what is determined; the names alone where the forms are long."""
     texts = sorted(texts, key=len)
     if not texts:
-        return f"the data do not determine {_some([names[place] for place in group])}"
+        return f"the data do not determine {some([names[place] for place in group])}"
     if len(group) > MOST_NAMED:
         count = "one combination" if len(texts) == 1 else f"{len(texts)} combinations"
-        return f"only {count} of {_some([names[place] for place in group])} {'is' if len(texts) == 1 else 'are'} determined by the data"
+        return f"only {count} of {some([names[place] for place in group])} {'is' if len(texts) == 1 else 'are'} determined by the data"
     return f"only {listed(texts)} {'is' if len(texts) == 1 else 'are'} determined by the data"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Words with commas and an "and"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return listed(names) if len(names) <= MOST_NAMED else f"{', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
 
 
 def _deficit(quantities: Sequence[Quantity], error: float) -> int:
     """How many directions of these quantities move no prediction."""
     columns = np.column_stack([quantity.column for quantity in quantities])
+    return len(quantities) - len(_row_space(columns, error))
+
+
+def _row_space(columns: Floats, error: float) -> Floats:
+    """Combinations of the quantities that their columns, (n, count), tell apart, (rank, count), by the sparsest basis."""
     norms = np.linalg.norm(columns, axis=0)
-    values = np.linalg.svd(columns / np.where(norms > 0, norms, 1.0), compute_uv=False)
-    return len(quantities) - int((values > _limit(len(quantities), error)).sum())
-
-
-def _limit(count: int, error: float) -> float:
-    return min(1e3 * math.sqrt(count) * error, ALIKE)
+    norms = np.where(norms > 0, norms, 1.0)
+    _, values, right = np.linalg.svd(columns / norms, full_matrices=False)  # U of all rows by all rows would fill the memory
+    limit = min(1e3 * math.sqrt(columns.shape[1]) * error, ALIKE)
+    return _eliminated(right[: int((values > limit).sum())]) * norms
 
 
 def _true_pair(world: _World, quantities: Sequence[Quantity]) -> Pair | None:
@@ -280,11 +274,7 @@ def _sums(world: _World, quantities: Sequence[Quantity], forms: Sequence[Form]) 
     if not (np.isfinite(slopes).all() and (slopes != 0).all()):
         return None
     columns = np.column_stack([quantity.column for quantity in quantities]) / slopes
-    norms = np.where(np.linalg.norm(columns, axis=0) > 0, np.linalg.norm(columns, axis=0), 1.0)
-    _, found, right = np.linalg.svd(columns / norms)
-    determined = int((found > _limit(len(quantities), world.error)).sum())
-    rows = _eliminated(right[:determined]) * norms
-    rows = np.array([_simple(row) for row in rows])
+    rows = np.array([_simple(row) for row in _row_space(columns, world.error)])
     null = np.linalg.svd(rows)[2][len(rows) :]
     # Each direction by itself, and all together: a product is straight along each factor.
     together = np.random.default_rng(0).choice([-1.0, 1.0], (3, len(null))) @ null
@@ -334,12 +324,10 @@ def _simple(row: Floats) -> Floats:
 def _near(world: _World, quantities: Sequence[Quantity], group: Sequence[int], names: Sequence[str]) -> str:
     """What holds to first order only."""
     columns = np.column_stack([quantity.column for quantity in quantities])
-    norms = np.where(np.linalg.norm(columns, axis=0) > 0, np.linalg.norm(columns, axis=0), 1.0)
-    _, found, right = np.linalg.svd(columns / norms)
-    determined = int((found > _limit(len(quantities), world.error)).sum())
-    if not np.isfinite(columns).all() or determined == 0 or determined > 2 or len(group) > MOST_NAMED:
-        return f"the data do not determine {_some([names[place] for place in group])} one by one"
-    rows = [row / row[np.abs(row).argmax()] for row in _eliminated(right[:determined]) * norms]
+    space = _row_space(columns, world.error) if np.isfinite(columns).all() and len(group) <= MOST_NAMED else ()
+    if not 0 < len(space) <= 2:
+        return f"the data do not determine {some([names[place] for place in group])} one by one"
+    rows = [row / row[np.abs(row).argmax()] for row in space]
     texts = [sum_text(quantities, (PLAIN,) * len(quantities), row) for row in rows]
     return f"only {listed(texts)} {'is' if len(texts) == 1 else 'are'} determined by the data, near these values"
 
