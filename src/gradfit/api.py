@@ -22,7 +22,7 @@ from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset, plain_rows
 from gradfit.data.sources import Table, read
 from gradfit.data.split import k_folds, split
-from gradfit.drivers.monitor import monitored
+from gradfit.drivers.monitor import check_progress, monitored
 from gradfit.drivers.short import Ended
 from gradfit.drivers.single import cross_validate, fit_one
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, StorageError, unknown
@@ -294,8 +294,7 @@ def _check_choices(engine: str, on_failure: str, seed: object, every: object, ou
         raise OptionError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.")
     if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
         raise OptionError(f"every is {every!r}; expected a whole number of steps, 1 or more.")
-    if progress is not None and not isinstance(progress, bool):
-        raise OptionError(f"progress is {progress!r}; expected True, False, or None for a bar on long work.")
+    check_progress(progress)
     if out is not None and not hasattr(out, "write"):
         raise OptionError(f"out is {out!r}; expected an open text file, such as sys.stderr.")
 

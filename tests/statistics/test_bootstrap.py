@@ -334,6 +334,7 @@ def test_a_robust_loss_has_percentile_intervals_of_robust_fits():
     [
         ({"resamples": 1}, "resamples"), ({"resamples": 10.0}, "resamples"), ({"resamples": True}, "resamples"),
         ({"seed": -1}, "seed"), ({"seed": "a"}, "seed"), ({"threads": 0}, "threads"), ({"threads": 1.5}, "threads"),
+        ({"progress": "yes"}, "progress"),
     ],
 )  # fmt: skip
 def test_numbers_that_are_none_are_refused(options, told):

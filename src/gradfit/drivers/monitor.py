@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gradfit.errors import OptionError
 from gradfit.methods.method import Block, Evaluation
 
 PATIENCE = 1.0  # seconds before a bar appears
@@ -113,6 +114,18 @@ def counted(total: int, what: str, progress: bool | None) -> Iterator[Callable[[
         yield advance
     finally:
         bar.stop()
+
+
+def check_progress(progress: object) -> None:
+    """Refuse what does not say whether to show a bar.
+
+    Raises
+    ------
+    OptionError
+        It is not True, False or None.
+    """
+    if progress is not None and not isinstance(progress, bool):
+        raise OptionError(f"progress is {progress!r}; expected True, False, or None for a bar on long work.")
 
 
 def _bar_wanted(progress: bool | None) -> bool:

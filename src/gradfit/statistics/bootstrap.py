@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gradfit.drivers.monitor import check_progress
 from gradfit.drivers.resampled import Drawn, Resampling
 from gradfit.errors import FitError, OptionError, unknown
 from gradfit.statistics.covariance import EXACT_DATA, no_freedom
@@ -141,6 +142,7 @@ def bootstrap(
         The fit itself is not at a minimum, its residuals tell nothing of errors, or hardly a resample converged.
     """
     _check_numbers(resamples, seed, threads)
+    check_progress(progress)
     chosen = _scheme(fitted, scheme)
     outcome, setting = fitted.outcome, fitted.setting
     why = why_no_errors(outcome, fitted.kernel) or _no_residuals(fitted, chosen)
