@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         StorageError,
         UndeterminedWarning,
     )
+    from gradfit.many import fit_many
     from gradfit.methods.gradient_descent import Averaging, GradientDescent
     from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
     from gradfit.methods.linear_least_squares import LinearLeastSquares
     from gradfit.methods.stopping import EarlyStopping
     from gradfit.model.parameters import Parameter
     from gradfit.result import FitResult
+    from gradfit.results import FitResults
     from gradfit.statistics.diagnosis import Diagnosis, diagnose
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ _HOMES = {
     "EarlyStopping": "methods.stopping",
     "FitError": "errors",
     "FitResult": "result",
+    "FitResults": "results",
     "FitWarning": "errors",
     "FormulaError": "errors",
     "GradfitError": "errors",
@@ -57,6 +60,7 @@ _HOMES = {
     "curve_fit": "compat.scipy",
     "diagnose": "statistics.diagnosis",
     "fit": "api",
+    "fit_many": "many",
     "load": "api",
 }
 
@@ -67,6 +71,7 @@ __all__ = [
     "EarlyStopping",
     "FitError",
     "FitResult",
+    "FitResults",
     "FitWarning",
     "FormulaError",
     "GradfitError",
@@ -84,6 +89,7 @@ __all__ = [
     "curve_fit",
     "diagnose",
     "fit",
+    "fit_many",
     "load",
 ]
 

@@ -142,7 +142,7 @@ def fit(
     FitError
         The fit failed and ``on_failure="raise"``.
     """
-    _check_choices(engine, on_failure, seed, every, out, progress)
+    check_choices(engine, on_failure, seed, every, out, progress)
     if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool) or isinstance(weights, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
     shown = (every, out, progress)
@@ -161,7 +161,7 @@ def fit(
         if plan is not None:
             train = _arrays_again(plan, arrays, sigma)
             alike = all(column.ndim == 1 for column in train.columns.values())
-            if alike and _dtype(dtype, train, plan.method, plan.model) == plan.base.dtype:
+            if alike and precision_of(dtype, train, plan.method, plan.model) == plan.base.dtype:
                 known = plan.started(start) if known_start else plan.parameters
                 return _fitted(
                     plan.model,
@@ -184,8 +184,8 @@ def fit(
     known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
-    chosen = _method(_default_method(described, measure, train) if method is None else method, options)
-    precision = _dtype(dtype, rows, chosen, described)
+    chosen = method_of(default_method(described, measure, train) if method is None else method, options)
+    precision = precision_of(dtype, rows, chosen, described)
     kernel = calling.build(described, known, train, measure, dtype=precision, engine=engine)
     parted = () if folds is None else _folds(train, folds, seed, held_out, known, described)
     if absolute_sigma and sigma is None:
@@ -285,7 +285,7 @@ def load(path: str | os.PathLike[str]) -> FitResult:
     return FitResult(record, predictor_for(record, kernel))
 
 
-def _check_choices(engine: str, on_failure: str, seed: object, every: object, out: object, progress: object) -> None:
+def check_choices(engine: str, on_failure: str, seed: object, every: object, out: object, progress: object) -> None:
     if engine not in ENGINES:
         raise OptionError(unknown("engine", engine, ENGINES))
     if on_failure not in ("warn", "raise", "ignore"):
@@ -299,14 +299,14 @@ def _check_choices(engine: str, on_failure: str, seed: object, every: object, ou
         raise OptionError(f"out is {out!r}; expected an open text file, such as sys.stderr.")
 
 
-def _default_method(model: Model, measure: losses.Loss, train: Dataset) -> str:
+def default_method(model: Model, measure: losses.Loss, train: Dataset) -> str:
     """Levenberg-Marquardt wherever it can be: not for networks, and not for losses without rows that curve upwards."""
     if model.kind == "module":
         return "adam"
     return "lm" if losses.is_curved(measure, train) else "lbfgs"
 
 
-def _method(method: Any, options: dict[str, Any]) -> Method:
+def method_of(method: Any, options: dict[str, Any]) -> Method:
     """Find the method by name, class or object; check its options."""
     if isinstance(method, str) and method.lower() in METHODS:
         factory = METHODS[method.lower()]
@@ -445,7 +445,7 @@ def _check_enough(train: Dataset, known: Parameters, model: Model) -> None:
         )
 
 
-def _dtype(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model: Model) -> torch.dtype:
+def precision_of(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model: Model) -> torch.dtype:
     """Choose the precision: as asked; else single only for descent on single data, or for a module of single precision."""
     names = {"float32": torch.float32, "float64": torch.float64}
     if dtype is not None:

@@ -25,8 +25,10 @@ import math
 from typing import Any
 
 from gradfit.methods.marquardt import (
+    CONDITION,
     CONVERGED,
     CURVED,
+    DISTANCE,
     FAIR,
     FREE,
     GRADIENT,
@@ -45,6 +47,7 @@ from gradfit.methods.marquardt import (
     START_SUM,
     STARTED,
     STEPS,
+    STILL,
     SUM,
     THETA,
     TRIAL,
@@ -71,6 +74,7 @@ from gradfit.methods.marquardt import (
     reduce,
     release,
     rounding,
+    solve,
 )
 
 # How a ray ended, besides the codes of marquardt for a fit on it that failed.
@@ -88,7 +92,13 @@ LEAST = 1  # S_0
 CROSSING = 2  # the value of tau that is looked for
 ENOUGH = 3  # a gain below this share of the variance is not worth another look
 MOST = 4  # steps of Levenberg-Marquardt for one fit
-GOALS = 5
+FIRST = 5  # radius of the first step, as a share of the parameters
+GOALS = 6
+
+# results of solve_all, (count, p (p + SOLVED) + SOLVED_NUMBERS): theta, inverse (p, p), undetermined, still; then these numbers
+SOLVED = 3
+SOLVED_SUM, SOLVED_DISTANCE, SOLVED_CONDITION, SOLVED_CURVED, SOLVED_CODE, SOLVED_STEPS = range(6)
+SOLVED_NUMBERS = 6
 
 # rays, (count, RAY p + RAY_NUMBERS): direction, 1 where held, then what is found: parameters at the crossing, rho, the code.
 RAY = 3
@@ -382,6 +392,67 @@ def refit_all(
                     results[i, p + j] = math.sqrt(matrices[INVERSE, j, j] * variance)
                 elif code == CONVERGED and vectors[UNDETERMINED, j] >= INVOLVED:
                     results[i, p + j] = math.inf
+        for k in range(words.shape[0]):
+            words[k] += strides[k]
+    return converged
+
+
+def solve_all(
+    linearize: Linearize,
+    sum_of_squares: SumOfSquares,
+    context: Any,
+    system: Matrix,
+    offsets: Matrix,
+    matrices: Matrices,
+    vectors: Matrix,
+    numbers: Vector,
+    counters: Counters,
+    history: Matrix,
+    goal: Vector,
+    limits: Matrices,
+    starts: Matrix,
+    words: Counters,
+    strides: Counters,
+    results: Matrix,
+) -> int:
+    """Levenberg-Marquardt from start to end on one data set after the other, with what it concludes; gives how many converged.
+
+    Parameters
+    ----------
+    goal
+        MOST and FIRST count.
+    limits
+        (2, count, p), bounds of each fit.
+    offsets, starts, words, strides
+        As of `refit_all`.
+    results
+        (count, p (p + SOLVED) + SOLVED_NUMBERS).
+    """
+    p = starts.shape[1]
+    converged = 0
+    for i in range(results.shape[0]):
+        for k in range(counters.shape[0]):
+            counters[k] = 0
+        for j in range(p):
+            vectors[THETA, j], vectors[LOWER, j], vectors[UPPER, j] = starts[i, j], limits[0, i, j], limits[1, i, j]
+            vectors[STILL, j] = 0.0
+        numbers[RADIUS] = goal[FIRST]
+        code = RUNNING
+        while code == RUNNING and counters[STEPS] < goal[MOST]:
+            code = solve(linearize, sum_of_squares, context, system, offsets[i], matrices, vectors, numbers, counters, history)
+        if code == RUNNING:
+            conclude(linearize, context, system, offsets[i], matrices, vectors, numbers, counters)
+        if code == CONVERGED:
+            converged += 1
+        for j in range(p):
+            results[i, j] = vectors[THETA, j]
+            for k in range(p):
+                results[i, p + j * p + k] = matrices[INVERSE, j, k]
+            results[i, p + p * p + j], results[i, 2 * p + p * p + j] = vectors[UNDETERMINED, j], vectors[STILL, j]
+        at = p * (p + SOLVED)
+        results[i, at + SOLVED_SUM], results[i, at + SOLVED_DISTANCE] = numbers[SUM], numbers[DISTANCE]
+        results[i, at + SOLVED_CONDITION], results[i, at + SOLVED_CURVED] = numbers[CONDITION], counters[CURVED]
+        results[i, at + SOLVED_CODE], results[i, at + SOLVED_STEPS] = code, counters[STEPS]
         for k in range(words.shape[0]):
             words[k] += strides[k]
     return converged

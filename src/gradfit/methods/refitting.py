@@ -112,7 +112,7 @@ def crossings(
     for row, ray in zip(table, rays, strict=True):
         row[:p], row[p : 2 * p] = ray.direction, ray.held
     arrays = [
-        np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, least, tau, ENOUGH, MAX_STEPS]),
+        np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, least, tau, ENOUGH, MAX_STEPS, 1.0]),
         np.array([lower, upper]), np.array(theta, dtype=np.float64), table,
     ]  # fmt: skip
     job = np.array([kernel.n, p, HISTORY_ROWS, len(rays), *solver.addresses, *map(address_of, arrays)], dtype=np.int64)
@@ -193,7 +193,7 @@ def refit(
     strides = np.array([0, 0, *(8 * n if table.ndim == 2 else 0 for table in tables)], dtype=np.int64)
     results = np.empty((count, 2 * p + 2))
     arrays = [
-        np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, 0.0, 0.0, enough, MAX_STEPS]),
+        np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, 0.0, 0.0, enough, MAX_STEPS, 1.0]),
         np.array([lower, upper]), starts, words, strides, results,
     ]  # fmt: skip
     _context, system, _offset, *state = solver.addresses

@@ -1,0 +1,241 @@
+r"""Levenberg-Marquardt on many small data sets at once, in compiled code that holds up no other thread.
+
+Two algorithms share the work. The quick one (:mod:`gradfit.methods.lanes`) fits as many data sets side by side as a vector has
+lanes, by normal equations; it ends a fit only where these can be vouched for: well conditioned, a thousandth of a standard error
+from the minimum before the last step. All others, few as a rule, go from their start through the careful one
+(:mod:`gradfit.methods.marquardt`), which a single fit uses too, and end with its verdict.
+
+What is found for a fit does not depend on the fits beside it, to the last bit.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.solver import Entry, Size
+from gradfit.data.batch import FINE, FLAWS, Block
+from gradfit.methods import lanes, marquardt, refits
+from gradfit.methods.method import Status
+from gradfit.methods.solving import STATE, P, Solver, algorithm_object, linked
+from gradfit.methods.stopping import ARRIVED
+from gradfit.typing import Floats
+
+RESULT = Size("p", refits.SOLVED, refits.SOLVED_NUMBERS)
+SOLVE_ALL = Entry(
+    "gf_solve_all",
+    "solve_all",
+    ("n", "p", "rows", "count", "width", "result"),
+    {name: shape for name, shape in STATE.items() if name != "offset"}
+    | {
+        "offsets": (Size("count"), Size("n")),
+        "goal": (Size(more=refits.GOALS),),
+        "limits": (Size(more=2), Size("count"), P),
+        "starts": (Size("count"), P),
+        "words": (Size("width"),),
+        "strides": (Size("width"),),
+        "results": (Size("count"), Size("result")),
+    },
+)
+
+# How a fit of a batch ended: the status of a single fit, or why there was none. Numbers, for they are stored.
+CONVERGED, COMPLETED, STOPPED_EARLY, NOT_CONVERGED, STALLED, DIVERGED, NOT_FINITE = range(len(Status))
+OF_FLAW = {flaw: len(Status) + place for place, flaw in enumerate(FLAWS)}
+TOO_FEW, BAD_START, NOT_DONE = range(len(Status) + len(FLAWS), len(Status) + len(FLAWS) + 3)
+NAMES = (
+    *(status.name.lower() for status in Status), "no_data", "infinite_data", "bad_sigma", "vanishing_data", "too_few", "bad_start", "not_done",
+)  # fmt: skip
+SUCCESSFUL = np.array([*(status.success for status in Status), *[False] * (len(FLAWS) + 3)])
+OF_CODE = {
+    marquardt.RUNNING: NOT_CONVERGED,
+    marquardt.CONVERGED: CONVERGED,
+    marquardt.PLATEAU: STALLED,
+    marquardt.ROUGH: STALLED,
+    marquardt.UNDEFINED: STALLED,
+    marquardt.NOT_FINITE: NOT_FINITE,
+}
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where the fits of a block begin, and where they may go.
+
+    Attributes
+    ----------
+    theta
+        (count, p).
+    lower, upper
+        (count, p) or (p,).
+    fixed
+        Fixed numbers, (count, q) or (q,).
+    """
+
+    theta: Floats
+    lower: Floats
+    upper: Floats
+    fixed: Floats
+
+    def chosen(self, places: np.ndarray) -> Starts:
+        """Give some of them."""
+        return Starts(*(part if part.ndim == 1 else part[places] for part in (self.theta, self.lower, self.upper, self.fixed)))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How the fits of a block ended.
+
+    Attributes
+    ----------
+    theta
+        (count, p).
+    inverse
+        :math:`(J^TJ)^{-1}`, (count, p, p); rows and columns of parameters on a bound are NaN.
+    sum
+        Sums of squares, (count,).
+    status
+        (count,), int8.
+    code
+        Of :mod:`gradfit.methods.marquardt`, (count,), int8.
+    steps
+        (count,), int32.
+    distance
+        From the minimum, in standard errors, (count,).
+    doubtful
+        (count, p): which errors cannot be vouched for: of parameters that the data do not determine.
+    """
+
+    theta: Floats
+    inverse: Floats
+    sum: Floats
+    status: np.ndarray
+    code: np.ndarray
+    steps: np.ndarray
+    distance: Floats
+    doubtful: np.ndarray
+
+    @classmethod
+    def none(cls, starts: Floats) -> Ends:
+        """Of fits that were not made: where they would have begun."""
+        count, p = starts.shape
+        unknown = np.full(count, np.nan)
+        return cls(
+            starts.copy(), np.full((count, p, p), np.nan), unknown, np.full(count, NOT_DONE, dtype=np.int8),
+            np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int32), unknown.copy(), np.ones((count, p), dtype=bool),
+        )  # fmt: skip
+
+    def put(self, places: np.ndarray, others: Ends) -> None:
+        """Take in how some of the fits ended."""
+        for name in vars(self):
+            getattr(self, name)[places] = getattr(others, name)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a fit may take.
+
+    Attributes
+    ----------
+    max_steps
+        Steps at most.
+    radius
+        Of the first step, as a share of the parameters.
+    single
+        Whether to step in single precision first.
+    """
+
+    max_steps: int = 1000
+    radius: float = 1.0
+    single: bool = False
+
+
+def unfit(block: Block, starts: Starts) -> np.ndarray:
+    """Say of each fit why it cannot be made, (count,) int8: a status; NOT_DONE where it can."""
+    status = np.full(block.count, NOT_DONE, dtype=np.int8)
+    with np.errstate(invalid="ignore"):
+        inside = (starts.theta >= starts.lower) & (starts.theta <= starts.upper) & (starts.lower <= starts.upper)
+    begins = (inside & np.isfinite(starts.theta)).all(axis=1) & np.isfinite(np.atleast_2d(starts.fixed)).all(axis=1)
+    status[~begins] = BAD_START
+    status[block.sizes < starts.theta.shape[1]] = TOO_FEW
+    for flaw, own in OF_FLAW.items():
+        status[block.flaws == flaw] = own
+    return status
+
+
+def fit_block(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
+    """Fit a compiled model with squared loss to each data set of a block."""
+    count, p = starts.theta.shape
+    ends = Ends.none(starts.theta)
+    ends.status[:] = unfit(block, starts)
+    fit = np.flatnonzero(ends.status == NOT_DONE)
+    if fit.size < count:
+        block, starts = block.chosen(fit), starts.chosen(fit)
+    found, ended = lanes.fit(kernel, block, starts, limits)
+    ends.put(fit, found)
+    rest = np.flatnonzero(~ended)
+    if rest.size:
+        ends.put(fit[rest], _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+    return ends
+
+
+def _careful(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
+    """Fit one data set after the other, those of one length together."""
+    ends = Ends.none(starts.theta)
+    for n in np.unique(block.sizes):
+        places = np.flatnonzero(block.sizes == n)
+        ends.put(places, _of_length(kernel, int(n), block.chosen(places), starts.chosen(places), limits))
+    return ends
+
+
+def _of_length(kernel: NativeKernel, n: int, block: Block, starts: Starts, limits: Limits) -> Ends:
+    count, p = starts.theta.shape
+    wide = [np.ascontiguousarray(array[..., :n], dtype=np.float64) for array in (*block.columns, block.target)]
+    weight = None if block.weight is None else np.ascontiguousarray(block.weight[..., :n], dtype=np.float64)
+    offsets = wide[-1] if weight is None else np.ascontiguousarray(wide[-1] * weight)
+    tables = [*wide, *([] if weight is None else [weight])]
+    fixed = np.ascontiguousarray(starts.fixed, dtype=np.float64)
+    places = [n, address_of(fixed), *map(address_of, tables)]
+    words = np.array(places, dtype=np.int64)
+    grows = [0, 8 * fixed.shape[-1] if fixed.ndim == 2 else 0, *(8 * n if table.ndim == 2 else 0 for table in tables)]
+    strides = np.array(grows, dtype=np.int64)
+    theta = np.ascontiguousarray(starts.theta)
+    bounds = np.ascontiguousarray([np.broadcast_to(side, (count, p)) for side in (starts.lower, starts.upper)])
+    solver = Solver(kernel.on(block.dataset(0, kernel.base.model.data_names, "")), theta[0], bounds[0, 0], bounds[1, 0])
+    results = np.empty((count, p * (p + refits.SOLVED) + refits.SOLVED_NUMBERS))
+    goal = np.zeros(refits.GOALS)
+    goal[refits.MOST], goal[refits.FIRST] = limits.max_steps, limits.radius
+    history = np.empty((1, marquardt.HISTORY + 2 * p))
+    _context, system, _offset, *state = solver.addresses
+    arrays = [history, goal, bounds, theta, words, strides, results]
+    addresses = [address_of(words), system, address_of(offsets), *state, *map(address_of, arrays)]
+    job = np.array([n, p, len(history), count, len(words), results.shape[1], *addresses], dtype=np.int64)
+    linked(kernel, "gf_solve_all", _object).call(address_of(job))
+    return _read(results, p)
+
+
+def _read(results: Floats, p: int) -> Ends:
+    """Take the rows of results apart."""
+    count, at = len(results), p * (p + refits.SOLVED)
+    numbers = results[:, at:]
+    code = numbers[:, refits.SOLVED_CODE].astype(np.int8)
+    lost = code == marquardt.NOT_FINITE  # nothing was concluded of these
+    results[lost, p : p + p * p], numbers[lost, refits.SOLVED_DISTANCE] = np.nan, np.nan
+    distance, condition = numbers[:, refits.SOLVED_DISTANCE], numbers[:, refits.SOLVED_CONDITION]
+    status = np.select([code == key for key in OF_CODE], list(OF_CODE.values())).astype(np.int8)
+    status[(status == NOT_CONVERGED) & (distance <= ARRIVED)] = CONVERGED
+    unsure = (condition > marquardt.SAFE) | (numbers[:, refits.SOLVED_CURVED] > 0) | ~SUCCESSFUL[status]
+    share = results[:, p + p * p : 2 * p + p * p]
+    certain = (condition > marquardt.SAFE) & np.isinf(condition) & (numbers[:, refits.SOLVED_CURVED] == 0) & SUCCESSFUL[status]
+    # Where directions are not determined, the parameters without a part in them still have errors.
+    doubtful = np.where(certain[:, None], ~(share < marquardt.INVOLVED), unsure[:, None])
+    return Ends(
+        results[:, :p], results[:, p : p + p * p].reshape(count, p, p), numbers[:, refits.SOLVED_SUM], status, code,
+        numbers[:, refits.SOLVED_STEPS].astype(np.int32), distance, doubtful,
+    )  # fmt: skip
+
+
+@functools.cache
+def _object() -> bytes:
+    return algorithm_object([marquardt, refits], [SOLVE_ALL])
