@@ -22,7 +22,7 @@ from llvmlite import ir
 
 from gradfit.compiler.elementary import FUNCTIONS
 from gradfit.compiler.native import target
-from gradfit.compiler.values import Value, reduce_add
+from gradfit.compiler.values import Value, float32, reduce_add
 
 INDEX = ir.IntType(64)
 WORDS = INDEX.as_pointer()
@@ -60,11 +60,22 @@ class RowSource:
         return repr((self.text, self.dtype, self.inputs, self.parameters, self.fixed, self.outputs))
 
 
-def run(text: str, arguments: Sequence[Value], builder: ir.IRBuilder, name: str = "row") -> tuple[Value, ...]:
-    """Run the emitted source on values: each operation writes an instruction."""
+def run(
+    text: str, arguments: Sequence[Value], builder: ir.IRBuilder, name: str = "row", *, single: bool = False
+) -> tuple[Value, ...]:
+    """Run the emitted source on values: each operation writes an instruction.
+
+    Parameters
+    ----------
+    single
+        Whether a text written for double precision is computed in single.
+    """
+    constants = {dtype: functools.partial(Value.constant, builder, kind) for dtype, kind in TYPES.items()}
+    own = {"double": constants["single"], "float64": float32} if single else {}
     namespace: dict[str, Any] = {
         **FUNCTIONS,
-        **{dtype: functools.partial(Value.constant, builder, kind) for dtype, kind in TYPES.items()},
+        **constants,
+        **own,
         "inf": float("inf"),
         "nan": float("nan"),
         "__builtins__": {},

@@ -11,7 +11,7 @@ What is found for a fit does not depend on the fits beside it, to the last bit.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,11 +44,12 @@ SOLVE_ALL = Entry(
 # How a fit of a batch ended: the status of a single fit, or why there was none. Numbers, for they are stored.
 CONVERGED, COMPLETED, STOPPED_EARLY, NOT_CONVERGED, STALLED, DIVERGED, NOT_FINITE = range(len(Status))
 OF_FLAW = {flaw: len(Status) + place for place, flaw in enumerate(FLAWS)}
-TOO_FEW, BAD_START, NOT_DONE = range(len(Status) + len(FLAWS), len(Status) + len(FLAWS) + 3)
+TOO_FEW, BAD_START, NOT_DONE, REFUSED = range(len(Status) + len(FLAWS), len(Status) + len(FLAWS) + 4)
 NAMES = (
     *(status.name.lower() for status in Status), "no_data", "infinite_data", "bad_sigma", "vanishing_data", "too_few", "bad_start", "not_done",
+    "refused",
 )  # fmt: skip
-SUCCESSFUL = np.array([*(status.success for status in Status), *[False] * (len(FLAWS) + 3)])
+SUCCESSFUL = np.array([*(status.success for status in Status), *[False] * (len(FLAWS) + 4)])
 OF_CODE = {
     marquardt.RUNNING: NOT_CONVERGED,
     marquardt.CONVERGED: CONVERGED,
@@ -91,45 +92,57 @@ class Ends:
     ----------
     theta
         (count, p).
-    inverse
-        :math:`(J^TJ)^{-1}`, (count, p, p); rows and columns of parameters on a bound are NaN.
+    packed
+        :math:`(J^TJ)^{-1}`, the lower triangle row after row, (count, p (p + 1) / 2); what belongs to a parameter on a bound means nothing.
     sum
         Sums of squares, (count,).
     status
         (count,), int8.
-    code
-        Of :mod:`gradfit.methods.marquardt`, (count,), int8.
     steps
         (count,), int32.
     distance
-        From the minimum, in standard errors, (count,).
+        From the minimum, in standard errors, (count,); 0 where it is below what is looked for.
     doubtful
-        (count, p): which errors cannot be vouched for: of parameters that the data do not determine.
+        (count, p): which errors cannot be vouched for: of parameters that the data do not determine. None: all can.
     """
 
     theta: Floats
-    inverse: Floats
+    packed: Floats
     sum: Floats
     status: np.ndarray
-    code: np.ndarray
     steps: np.ndarray
     distance: Floats
-    doubtful: np.ndarray
+    doubtful: np.ndarray | None
 
     @classmethod
     def none(cls, starts: Floats) -> Ends:
         """Of fits that were not made: where they would have begun."""
         count, p = starts.shape
-        unknown = np.full(count, np.nan)
         return cls(
-            starts.copy(), np.full((count, p, p), np.nan), unknown, np.full(count, NOT_DONE, dtype=np.int8),
-            np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int32), unknown.copy(), np.ones((count, p), dtype=bool),
+            np.array(starts), np.full((count, p * (p + 1) // 2), np.nan), np.full(count, np.nan), np.full(count, NOT_DONE, dtype=np.int8),
+            np.zeros(count, dtype=np.int32), np.full(count, np.nan), np.ones((count, p), dtype=bool),
         )  # fmt: skip
+
+    @property
+    def variances(self) -> Floats:
+        """Diagonal of the inverse, (count, p)."""
+        p = self.theta.shape[1]
+        return self.packed.T[[j * (j + 3) // 2 for j in range(p)]].T
+
+    @property
+    def inverse(self) -> Floats:
+        """The inverse, (count, p, p)."""
+        count, p = self.theta.shape
+        rows, columns = np.tril_indices(p)
+        whole = np.empty((count, p, p))
+        whole[:, rows, columns] = whole[:, columns, rows] = self.packed
+        return whole
 
     def put(self, places: np.ndarray, others: Ends) -> None:
         """Take in how some of the fits ended."""
         for name in vars(self):
-            getattr(self, name)[places] = getattr(others, name)
+            theirs = getattr(others, name)
+            getattr(self, name)[places] = False if theirs is None else theirs  # no doubts
 
 
 @dataclass(frozen=True)
@@ -154,30 +167,63 @@ class Limits:
 def unfit(block: Block, starts: Starts) -> np.ndarray:
     """Say of each fit why it cannot be made, (count,) int8: a status; NOT_DONE where it can."""
     status = np.full(block.count, NOT_DONE, dtype=np.int8)
-    with np.errstate(invalid="ignore"):
-        inside = (starts.theta >= starts.lower) & (starts.theta <= starts.upper) & (starts.lower <= starts.upper)
-    begins = (inside & np.isfinite(starts.theta)).all(axis=1) & np.isfinite(np.atleast_2d(starts.fixed)).all(axis=1)
-    status[~begins] = BAD_START
+    limited = np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any()
+    if limited or not (np.isfinite(starts.theta.sum()) and np.isfinite(starts.fixed.sum())):
+        with np.errstate(invalid="ignore"):
+            inside = (starts.theta >= starts.lower) & (starts.theta <= starts.upper) & (starts.lower <= starts.upper)
+        inside &= np.isfinite(starts.theta)
+        status[~(inside.all(axis=1) & np.isfinite(np.atleast_2d(starts.fixed)).all(axis=1))] = BAD_START
     status[block.sizes < starts.theta.shape[1]] = TOO_FEW
-    for flaw, own in OF_FLAW.items():
-        status[block.flaws == flaw] = own
+    if block.flaws.any():
+        for flaw, own in OF_FLAW.items():
+            status[block.flaws == flaw] = own
     return status
 
 
 def fit_block(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
     """Fit a compiled model with squared loss to each data set of a block."""
-    count, p = starts.theta.shape
+    status = unfit(block, starts)
+    fit = np.flatnonzero(status == NOT_DONE)
+    if fit.size == block.count:
+        return _fitted(kernel, block, starts, limits)
     ends = Ends.none(starts.theta)
-    ends.status[:] = unfit(block, starts)
-    fit = np.flatnonzero(ends.status == NOT_DONE)
-    if fit.size < count:
-        block, starts = block.chosen(fit), starts.chosen(fit)
-    found, ended = lanes.fit(kernel, block, starts, limits)
-    ends.put(fit, found)
-    rest = np.flatnonzero(~ended)
-    if rest.size:
-        ends.put(fit[rest], _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+    ends.status[:] = status
+    if fit.size:
+        ends.put(fit, _fitted(kernel, block.chosen(fit), starts.chosen(fit), limits))
     return ends
+
+
+def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
+    """Fit all of a block: in vectors, and with care what did not end there."""
+    if not lanes.serves(kernel.code):
+        return _careful(kernel, block, starts, limits)
+    found = _quick(kernel, block, starts, limits)
+    count, p = found.theta.shape
+    ends = Ends(found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, np.zeros(count), None)  # CONVERGED is 0
+    rest = np.flatnonzero(~found.ended)
+    if rest.size:
+        ends = replace(ends, doubtful=np.zeros((count, p), dtype=bool))
+        ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+    return ends
+
+
+def _quick(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> lanes.Quick:
+    """Fit in vectors; in single precision first where that is asked for, whose results double precision then takes up."""
+    begin, given = starts.theta, (starts.lower, starts.upper, starts.fixed)
+    if not limits.single:
+        return lanes.fit(kernel.code, block, begin, *given, most=min(lanes.MOST_LOOKS, limits.max_steps + 1))
+    most = min(lanes.MOST_LOOKS_SINGLE, limits.max_steps + 1)
+    first = lanes.forerun(kernel.code, block, begin, *given, most=most)
+    lost = ~np.isfinite(first.sum)
+    if lost.any():
+        first.theta[lost], first.damping[lost] = begin[lost], lanes.FIRST_DAMPING
+    begin = first.theta
+    if np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any():
+        begin = np.clip(begin, starts.lower, starts.upper)  # single precision may have rounded a bound
+    most = min(lanes.MOST_LOOKS, limits.max_steps + 1)
+    found = lanes.fit(kernel.code, block, begin, *given, most=most, damping=first.damping)
+    found.steps += first.steps
+    return found
 
 
 def _careful(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
@@ -230,10 +276,10 @@ def _read(results: Floats, p: int) -> Ends:
     certain = (condition > marquardt.SAFE) & np.isinf(condition) & (numbers[:, refits.SOLVED_CURVED] == 0) & SUCCESSFUL[status]
     # Where directions are not determined, the parameters without a part in them still have errors.
     doubtful = np.where(certain[:, None], ~(share < marquardt.INVOLVED), unsure[:, None])
-    return Ends(
-        results[:, :p], results[:, p : p + p * p].reshape(count, p, p), numbers[:, refits.SOLVED_SUM], status, code,
-        numbers[:, refits.SOLVED_STEPS].astype(np.int32), distance, doubtful,
-    )  # fmt: skip
+    rows, columns = np.tril_indices(p)
+    packed = results[:, p : p + p * p].reshape(count, p, p)[:, rows, columns]
+    steps = numbers[:, refits.SOLVED_STEPS].astype(np.int32)
+    return Ends(results[:, :p], packed, numbers[:, refits.SOLVED_SUM], status, steps, distance, doubtful)
 
 
 @functools.cache

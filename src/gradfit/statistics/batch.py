@@ -17,20 +17,20 @@ class Errors:
 
     Attributes
     ----------
-    covariance
-        (count, p, p), NaN where it cannot be vouched for: on a bound, not determined, no degree of freedom, no minimum reached.
     stderr
-        (count, p).
+        (count, p), NaN where it cannot be vouched for: on a bound, not determined, no degree of freedom, no minimum reached.
     loss
         Mean loss, (count,).
+    covariance
+        (count, p, p), or None where it was not asked for.
     """
 
-    covariance: Floats
     stderr: Floats
     loss: Floats
+    covariance: Floats | None
 
 
-def errors(ends: Ends, sizes: np.ndarray, lower: Floats, upper: Floats, *, absolute: bool) -> Errors:
+def errors(ends: Ends, sizes: np.ndarray, lower: Floats, upper: Floats, *, absolute: bool, covariance: bool) -> Errors:
     """Compute the errors of fits by squared loss.
 
     Parameters
@@ -41,18 +41,24 @@ def errors(ends: Ends, sizes: np.ndarray, lower: Floats, upper: Floats, *, absol
         Bounds, (count, p) or (p,).
     absolute
         sigma is a measured error: no rescaling by the reduced chi-square.
+    covariance
+        Whether the whole matrix is asked for.
     """
-    bound = at_bound(ends.theta, lower, upper)
+    p = ends.theta.shape[1]
+    bound = at_bound(ends.theta, lower, upper) if np.isfinite(lower).any() or np.isfinite(upper).any() else None
     with np.errstate(all="ignore"):
-        dof = sizes - (~bound).sum(axis=1)
+        dof = sizes - p if bound is None else sizes - (~bound).sum(axis=1)
         scale = np.ones(len(sizes)) if absolute else np.where(dof > 0, ends.sum / np.maximum(dof, 1), np.nan)
-        covariance = ends.inverse * scale[:, None, None]
-        lost = bound | ends.doubtful
-        covariance[lost] = np.nan
-        covariance.transpose(0, 2, 1)[lost] = np.nan
-        stderr = np.sqrt(np.einsum("ijj->ij", covariance))
+        stderr = np.sqrt(ends.variances * scale[:, None])
         loss = ends.sum / sizes
-    return Errors(covariance, stderr, loss)
+    lost = bound if ends.doubtful is None else ends.doubtful if bound is None else bound | ends.doubtful
+    whole = ends.inverse * scale[:, None, None] if covariance else None
+    if lost is not None:
+        stderr[lost] = np.nan
+        if whole is not None:
+            whole[lost] = np.nan
+            whole.transpose(0, 2, 1)[lost] = np.nan
+    return Errors(stderr, loss, whole)
 
 
 def at_bound(theta: Floats, lower: Floats, upper: Floats) -> np.ndarray:

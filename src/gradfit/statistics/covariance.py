@@ -229,3 +229,16 @@ def propagate(matrix: Floats, derivative: Floats) -> Floats:
     lost = (derivative[:, ~known] != 0).any(axis=1)
     result[lost, :] = result[:, lost] = np.nan
     return np.asarray(result)
+
+
+def propagate_each(matrices: Floats, derivatives: Floats) -> Floats:
+    """The same for many fits: of covariances (count, p, p) and derivatives (count, m, p) the covariances (count, m, m)."""
+    known = np.isfinite(np.einsum("ijj->ij", matrices))
+    inner = np.where(known[:, :, None] & known[:, None, :], matrices, 0.0)
+    sure = np.where(known[:, None, :], derivatives, 0.0)
+    with np.errstate(all="ignore"):
+        result = sure @ inner @ sure.transpose(0, 2, 1)
+    lost = ((derivatives != 0) & ~known[:, None, :]).any(axis=2)
+    result[lost] = np.nan
+    result.transpose(0, 2, 1)[lost] = np.nan
+    return np.asarray(result)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gradfit.data.batch import FLAWS
-from gradfit.methods.many import BAD_START, NAMES, NOT_DONE, OF_FLAW, SUCCESSFUL, TOO_FEW
+from gradfit.methods.many import BAD_START, NAMES, NOT_DONE, OF_FLAW, REFUSED, SUCCESSFUL, TOO_FEW
 from gradfit.typing import Floats
 
 SENTENCES = {
@@ -22,8 +22,9 @@ SENTENCES = {
     "not_done": "Not fitted: the work was interrupted before this fit.",
 }
 SENTENCES |= {NAMES[OF_FLAW[flaw]]: f"Not fitted: {sentence}." for flaw, sentence in FLAWS.items()}
-SENTENCES[NAMES[TOO_FEW]] = "Not fitted: it has fewer rows than parameters; add data, or fix some parameters."
+SENTENCES[NAMES[TOO_FEW]] = "Not fitted: it has fewer rows than parameters, or none left to validate on; add data, or fix some parameters."
 SENTENCES[NAMES[BAD_START]] = "Not fitted: its start is NaN, or outside its bounds."
+SENTENCES[NAMES[REFUSED]] = "Not fitted: the model or the method raised an error for its data, which fits[i] raises again."
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ManyRecord:
     shapes
         Shape of every parameter by name, fixed ones included; () for a number.
     fixed
-        Values of fixed numbers by name: a number, or (count,).
+        Values of fixed parameters by name: a number or an array of its shape for all fits, or one for each: (count,) or (count, ...).
     keys
         What each fit is called, by name of the grouping column: (count,) each. Empty: by its place.
     values, stderr
@@ -51,6 +52,9 @@ class ManyRecord:
         (count,) int8, places in :data:`gradfit.methods.many.NAMES`.
     covariance
         (count, m, m), or None where it was not asked for.
+    dof
+        Degrees of freedom of each, (count,): rows less free parameters that are on no bound, infinite where the noise is known, NaN
+        where nothing was fitted; or None where that is not known.
     model, method, loss_name, engine, engine_reason
         What was fitted, and how.
     """
@@ -66,6 +70,7 @@ class ManyRecord:
     status: np.ndarray = field(repr=False)
     covariance: Floats | None = field(default=None, repr=False)
     validation_loss: Floats | None = field(default=None, repr=False)
+    dof: Floats | None = field(default=None, repr=False)
     keys: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     model: str = ""
     data_names: tuple[str, ...] = ()
@@ -79,7 +84,7 @@ class ManyRecord:
     def empty(cls, count: int, names: tuple[str, ...], *, covariance: bool, validation: bool, **said: object) -> ManyRecord:
         """Make room for the results of fits that are not made yet."""
         m = len(names)
-        unknown = lambda *shape: np.full(shape, np.nan)  # noqa: E731
+        unknown = lambda *shape: np.full(shape[::-1], np.nan).T  # noqa: E731  # a parameter lies in one piece
         return cls(
             names=names,
             values=unknown(count, m),
@@ -90,6 +95,7 @@ class ManyRecord:
             status=np.full(count, NOT_DONE, dtype=np.int8),
             covariance=unknown(count, m, m) if covariance else None,
             validation_loss=unknown(count) if validation else None,
+            dof=unknown(count),
             **said,  # type: ignore[arg-type]
         )
 
@@ -103,12 +109,16 @@ class ManyRecord:
         """Which may be used as fits, (count,) bool."""
         return np.asarray(SUCCESSFUL[self.status])
 
+    def of_its_own(self, name: str) -> bool:
+        """Whether each fit has a value of its own for a fixed parameter."""
+        return np.ndim(self.fixed[name]) > len(self.shapes.get(name, ()))
+
     def part(self, places: np.ndarray | slice) -> ManyRecord:
         """Give some of the fits."""
         cut = lambda array: None if array is None else array[places]  # noqa: E731
         arrays = {name: cut(getattr(self, name)) for name in ARRAYS}
         keys = {name: labels[places] for name, labels in self.keys.items()}
-        fixed = {name: value if np.ndim(value) == 0 else np.asarray(value)[places] for name, value in self.fixed.items()}
+        fixed = {name: np.asarray(value)[places] if self.of_its_own(name) else value for name, value in self.fixed.items()}
         return replace(self, **arrays, keys=keys, fixed=fixed)
 
     def put(self, places: np.ndarray | slice, other: ManyRecord) -> None:
@@ -119,4 +129,4 @@ class ManyRecord:
                 own[places] = getattr(other, name)
 
 
-ARRAYS = ("values", "stderr", "loss", "n", "steps", "status", "covariance", "validation_loss")
+ARRAYS = ("values", "stderr", "loss", "n", "steps", "status", "covariance", "validation_loss", "dof")
