@@ -297,7 +297,7 @@ def test_an_old_file_stays_when_the_disk_is_full_and_the_result_is_seen(here, ca
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gradfit.report.storage.os.fsync", full)
+    monkeypatch.setattr("gradfit.data.files.os.fsync", full)
     code, out, err = call(capsys, "fit", "t.csv", FORMULA, "--save", "fit.json")
     assert code == 2
     assert "0.537 ± 0.036" in out

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradfit.api import fit, load
+    from gradfit.api import fit
     from gradfit.compat.scipy import curve_fit
     from gradfit.errors import (
         DataError,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StorageError,
         UndeterminedWarning,
     )
-    from gradfit.many import fit_many
+    from gradfit.many import fit_many, load
     from gradfit.methods.gradient_descent import Averaging, GradientDescent
     from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
     from gradfit.methods.linear_least_squares import LinearLeastSquares
@@ -61,7 +61,7 @@ _HOMES = {
     "diagnose": "statistics.diagnosis",
     "fit": "api",
     "fit_many": "many",
-    "load": "api",
+    "load": "many",
 }
 
 __all__ = [

@@ -176,7 +176,7 @@ def fit(
                     on_failure,
                     shown,
                 )
-    table, described = _described(model, arrays, data, target, encoding, _named(start, bounds, fixed, tied))
+    table, described = _described(model, arrays, data, target, encoding, names_given(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
     rows = dataset(table, described.data_names, described.target, sigma=sigma, weights=weights, missing=missing)
@@ -344,7 +344,7 @@ def _is_matrix(sigma: Any) -> bool:
     return sigma is not None and not isinstance(sigma, str) and np.ndim(sigma) == 2
 
 
-def _named(*given: Any) -> set[str]:
+def names_given(*given: Any) -> set[str]:
     """Names the call speaks of as parameters."""
     return {
         str(name) for part in given if isinstance(part, (Mapping, list, tuple, set)) for name in part if isinstance(name, str)
@@ -362,11 +362,12 @@ def _described(
     if not (isinstance(model, str) or callable(model)):
         raise ModelError(f"model is {model!r}; expected a function, a formula, or a torch module.")
     if data is not None:
-        return _described_table(model, read(data, encoding=encoding), target, named)
+        return described_table(model, read(data, encoding=encoding), target, named)
     return _described_arrays(model, arrays, target)
 
 
-def _described_table(model: Any, table: Table, target: str | None, named: set[str]) -> tuple[Table, Model]:
+def described_table(model: Any, table: Table, target: str | None, named: set[str]) -> tuple[Table, Model]:
+    """Bring model and table together, of which the names are asked for and no column is read."""
     if isinstance(model, str):
         described = formula_model(model, columns=table.names, parameters=named, target=target)
     elif target is None:

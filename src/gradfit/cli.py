@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,8 +24,12 @@ from gradfit.errors import DataError, GradfitError, GradfitWarning, ModelError, 
 
 if TYPE_CHECKING:
     from gradfit.result import FitResult
+    from gradfit.results import FitResults
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".eps", ".ps", ".tif", ".tiff", ".webp")
+
+TABLES = (".parquet", ".pq", ".nc", ".nc4")  # files of many fits
+LISTED = 40  # fits that are printed one by one
 
 INTERRUPTED = 130  # what shells give a program that was stopped by Ctrl-C
 
@@ -68,18 +72,36 @@ def fit(
     max_steps: Annotated[int | None, typer.Option(help="Of Levenberg-Marquardt.")] = None,
     validation: Annotated[str | None, typer.Option(help="Fraction such as 0.2, or a file with validation rows.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate with this many folds.")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Fit each group of rows by itself: the column that tells them apart; may be repeated."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the fits of --by; default all cores.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Folder that keeps finished fits of --by; the same command goes on.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the folds and the mini-batches.")] = 0,
-    missing: Annotated[str, typer.Option(help="raise, or drop rows with missing values")] = "raise",
+    missing: Annotated[
+        str | None, typer.Option(help="raise, or drop rows with missing values; default raise, with --by drop")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64")] = None,
     engine: Annotated[str, typer.Option(help="auto; native: an error where the model cannot be compiled; torch")] = "auto",
     encoding: Annotated[str, typer.Option(help="Of the CSV file.")] = "utf-8",
     every: Annotated[int | None, typer.Option(help="Print a training line every so many steps, to stderr.")] = None,
-    save: Annotated[str | None, typer.Option(help="Write the result as JSON.")] = None,
+    save: Annotated[str | None, typer.Option(help="Write the result as JSON; the fits of --by as .parquet or .nc.")] = None,
     html: Annotated[str | None, typer.Option(help="Write the report as one page.")] = None,
     plot: Annotated[str | None, typer.Option(help="Write a picture of data and fit (.png, .svg, .pdf).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of the report.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON instead of the report; with --by a line for each fit.")
+    ] = False,
 ) -> None:
     """Fit a model to the rows of a file."""
+    _check_grouped(
+        by,
+        {"--threads": threads, "--checkpoint": checkpoint},
+        {"--weights": weights, "--folds": folds, "--every": every, "--html": html, "--plot": plot},
+    )
+    _check_suffix(save, many=by is not None)
     _check_outputs(save=save, html=html, plot=plot, inputs=(data, validation, (model or "").rpartition(":")[0]))
     what: str | Callable[..., Any] = _model(formula, model)
     options: dict[str, Any] = {
@@ -91,17 +113,49 @@ def fit(
     extra = _settings(option, "--option")
     from gradfit import api
 
-    _check_extra(extra, {*options, *signature(api.fit).parameters})
+    _check_extra(extra, {*options, *signature(api.fit).parameters, "by", "threads", "checkpoint"})
+    shared: dict[str, Any] = {
+        "data": data, "target": target, "method": method, "start": _numbers(start, "--start"), "bounds": _bounds(bounds),
+        "fixed": _numbers(fix, "--fix"), "tied": _pairs(tie, "--tie") or None, "sigma": _sigma(sigma),
+        "absolute_sigma": absolute_sigma, "loss": loss, "f_scale": f_scale, "seed": seed, "dtype": dtype, "engine": engine,
+        "encoding": encoding, "on_failure": "ignore", **given, **extra,
+    }  # fmt: skip
+    if by is not None:
+        _fit_each(what, shared, by, validation, missing, threads=threads, checkpoint=checkpoint, json=json, save=save)
     with _warnings_in_one_line():
         result = api.fit(
-            what, data=data, target=target, method=method, start=_numbers(start, "--start"), bounds=_bounds(bounds),
-            fixed=_numbers(fix, "--fix"), tied=_pairs(tie, "--tie") or None, sigma=_sigma(sigma),
-            absolute_sigma=absolute_sigma, weights=weights, loss=loss, f_scale=f_scale, validation=_validation(validation),
-            folds=folds, seed=seed, missing=missing, dtype=dtype, engine=engine, encoding=encoding, every=every, out=sys.stderr, on_failure="ignore",  # type: ignore[arg-type]
-            **given, **extra,
+            what, weights=weights, validation=_validation(validation), folds=folds, missing=missing or "raise", every=every,  # type: ignore[arg-type]
+            out=sys.stderr, **shared,
         )  # fmt: skip
     _show(result, json=json, html=html, plot=plot, save=save)
     raise typer.Exit(0 if result.success else 1)
+
+
+def _fit_each(
+    model: str | Callable[..., Any],
+    shared: dict[str, Any],
+    by: list[str],
+    validation: str | None,
+    missing: str | None,
+    *,
+    threads: int | None,
+    checkpoint: str | None,
+    json: bool,
+    save: str | None,
+) -> NoReturn:
+    """Fit each group of rows by itself, and end with the exit code."""
+    from gradfit import many
+
+    fraction = None if validation is None else _as_number(validation)
+    if validation is not None and fraction is None:
+        raise OptionError(f"--validation is {validation!r}; with --by expected a fraction of each fit's rows, such as 0.2.")
+    with _warnings_in_one_line():
+        results = many.fit_many(
+            model, by=by, validation=fraction, missing=missing or "drop", threads=threads, checkpoint=checkpoint, **shared  # type: ignore[arg-type]
+        )  # fmt: skip
+    _show_many(results, json=json, save=save)
+    left = bool((results.status == "not_done").any())
+    raise typer.Exit(INTERRUPTED if left else 0 if results.success.all() else 1)
 
 
 @contextmanager
@@ -136,7 +190,10 @@ def predict(
     from gradfit import api
     from gradfit.data.dataset import real
     from gradfit.data.sources import read
+    from gradfit.report.many_storage import is_many
 
+    if is_many(saved):
+        raise StorageError(f"{saved!r} holds many fits, and predict takes one; expected a file that fit wrote without --by.")
     result = api.load(saved)
     table = read(data, encoding=encoding)
     noise = real(table[sigma], sigma) if sigma is not None and _as_number(sigma) is None else _sigma(sigma)
@@ -158,9 +215,17 @@ def report(
 ) -> None:
     """Print the report of a saved fit; write it as a page or a picture."""
     _check_outputs(html=html, plot=plot, inputs=(saved,))
-    from gradfit import api
+    from gradfit import many
+    from gradfit.results import FitResults
 
-    _show(api.load(saved), json=json, html=html, plot=plot, save=None)
+    found = many.load(saved)
+    if not isinstance(found, FitResults):
+        _show(found, json=json, html=html, plot=plot, save=None)
+        return
+    for option, path in (("--html", html), ("--plot", plot)):
+        if path is not None:
+            raise OptionError(f"{saved!r} holds many fits, and {option} shows one; leave {option} out.")
+    _show_many(found, json=json, save=None)
 
 
 def _show(result: FitResult, *, json: bool, html: str | None, plot: str | None, save: str | None) -> None:
@@ -171,6 +236,46 @@ def _show(result: FitResult, *, json: bool, html: str | None, plot: str | None, 
         if path is not None:
             write(path)
             print(f"wrote {path}", file=sys.stderr)
+
+
+def _show_many(results: FitResults, *, json: bool, save: str | None) -> None:
+    """Print first, then write."""
+    if json:
+        from gradfit.report.many_rows import json_lines
+
+        for line in json_lines(results.record):
+            print(line)
+    else:
+        print(results.report(rows=LISTED), end="")
+        if len(results) > LISTED:
+            print(f"\n{LISTED} of {len(results)} fits are listed; --json prints all.")
+    sys.stdout.flush()
+    if save is not None:
+        results.save(save)
+        print(f"wrote {save}", file=sys.stderr)
+
+
+def _check_grouped(by: list[str] | None, grouped: Mapping[str, Any], single: Mapping[str, Any]) -> None:
+    """Refuse what belongs to one fit beside --by, and what belongs to --by without it."""
+    wrong = [option for option, given in (grouped if by is None else single).items() if given is not None]
+    if not wrong:
+        return
+    if by is None:
+        raise OptionError(f"{wrong[0]} is for many fits; name the column that tells them apart too: --by COLUMN.")
+    raise OptionError(f"{wrong[0]} is for one fit, and --by makes many; leave one of the two out.")
+
+
+def _check_suffix(save: str | None, *, many: bool) -> None:
+    """Refuse a name whose suffix says another format than what would be written."""
+    if save is None:
+        return
+    table = Path(save).suffix.lower() in TABLES if "\0" not in save else many
+    if table and not many:
+        raise StorageError(f"--save names {save!r}, and one fit is written as JSON; give a name ending in .json.")
+    if many and not table:
+        raise StorageError(
+            f"--save names {save!r}, and many fits are written as a table; give a name ending in {' or '.join(TABLES)}."
+        )
 
 
 def _check_outputs(

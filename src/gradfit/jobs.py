@@ -1,7 +1,10 @@
-"""Job: what many fits have in common, block after block. It puts the rooms together and computes nothing."""
+"""Job: what many fits have in common, made block after block. It puts the rooms together and computes nothing."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,43 +14,72 @@ import torch
 
 from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
+from gradfit.compiler.digest import digest, digest_of
+from gradfit.compiler.native import target
 from gradfit.data.batch import Batch, Block
+from gradfit.data.held_out import HeldOut
 from gradfit.drivers.batched import run
-from gradfit.drivers.single import fit_one
+from gradfit.drivers.checkpoint import HASHED, Folder, Kept, hashed, sizes
+from gradfit.drivers.single import ended_at, fit_one
+from gradfit.errors import DataError, FitWarning, GradfitError, OptionError
+from gradfit.methods.evaluating import mean_squares
+from gradfit.methods.lanes import serves
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
-from gradfit.methods.many import NOT_DONE, Ends, Limits, Starts, fit_block, unfit
-from gradfit.methods.method import Method, Status
+from gradfit.methods.many import BAD_START, NOT_DONE, REFUSED, Limits, Starts, fit_block, unfit
+from gradfit.methods.method import Method, Problem, Status
 from gradfit.model import loss as losses
 from gradfit.model.model import Model
-from gradfit.model.parameters import Parameters, parameters
-from gradfit.model.per_fit import PerFit, Tables
-from gradfit.result import FitResult
-from gradfit.results import Source
-from gradfit.statistics.batch import errors
+from gradfit.model.parameters import Parameters
+from gradfit.model.per_fit import Tables, placed
+from gradfit.model.ties import not_fixed, with_tied
+from gradfit.statistics.batch import at_bound, errors, errors_of_loss
+from gradfit.statistics.covariance import propagate_each
 from gradfit.statistics.many_record import ManyRecord
 from gradfit.statistics.summary import Fitted, Setting
-from gradfit.typing import Floats
+from gradfit.typing import Floats, Missing
 
 BLOCK_NUMBERS = 1 << 18  # target values in a block: 2 MB, and some milliseconds of work
 MOST_FITS = 1 << 14
+ONE_BY_ONE = 64  # fits in a block where each is made by itself, which takes milliseconds
+SOME = 4096  # where most are made in compiled code and their errors take a millisecond
 STATUSES = list(Status)
+FAR, NEAR = 64, 8  # strides of the fits that begin first, and of those that the others begin from
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything many fits have in common, and where to read what each has of its own."""
+    """Everything many fits have in common, and where to read what each has of its own.
+
+    Attributes
+    ----------
+    kernel
+        The model, tried on one of the fits; None where no fit has data to try it on.
+    tables
+        Starts, bounds and fixed numbers.
+    given
+        The method as the caller named it, and its options.
+    held_out
+        Which rows are set apart for validation, or None.
+    neighbour
+        Whether fits begin where one before them ended.
+    keys
+        What each fit is called, by name: (count,) each.
+    """
 
     model: Model
     batch: Batch
     kernel: AnyKernel | None
     parameters: Parameters
-    per_fit: PerFit
     tables: Tables
     method: Method
+    given: tuple[Any, Mapping[str, Any]]
     measure: losses.Loss
     dtype: torch.dtype
     absolute: bool
     seed: int
+    held_out: HeldOut | None = None
+    missing: Missing = "drop"
+    neighbour: bool = False
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -57,116 +89,347 @@ class Job:
             isinstance(self.kernel, NativeKernel)
             and self.kernel.loss_kind == "least_squares"
             and isinstance(self.method, LevenbergMarquardt)
+            and self.method.early_stopping is None
             and len(self.parameters.free_elements) > 0
         )
 
-    def starts(self, begin: int, end: int) -> Starts:
-        """Where some of the fits begin."""
-        parts = [self.tables.part(name, begin, end) for name in ("lowers", "uppers", "fixed")]
-        return Starts(self.tables.theta(begin, end), *parts)
+    @property
+    def in_lanes(self) -> bool:
+        """Whether most fits of a block can be made in compiled code, though the loss is another than squares."""
+        return (
+            isinstance(self.kernel, NativeKernel)
+            and self.kernel.loss_kind in ("robust", "likelihood")
+            and isinstance(self.method, LevenbergMarquardt)
+            and self.method.early_stopping is None
+            and self.held_out is None
+            and serves(self.kernel)
+        )
 
-    def blocks(self) -> list[tuple[int, int]]:
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of a residual in units of sigma, where it is known."""
+        return 1.0 if self.absolute or self.measure.kind == "likelihood" else None
+
+    @property
+    def block_size(self) -> int:
+        """How many fits are in a block."""
+        size = min(MOST_FITS if self.compiled else SOME if self.in_lanes else ONE_BY_ONE, BLOCK_NUMBERS // max(self.batch.n, 1))
+        return max(FAR, size // FAR * FAR) if self.neighbour else max(1, size)
+
+    def blocks(self, size: int) -> list[tuple[int, int]]:
         """Cut the fits into blocks."""
-        size = max(1, min(MOST_FITS, BLOCK_NUMBERS // max(self.batch.n, 1)))
         return [(begin, min(begin + size, self.batch.count)) for begin in range(0, self.batch.count, size)]
 
     def names(self) -> tuple[str, ...]:
         """Names of all numbers that are not fixed."""
-        known = self.parameters
-        kept = [name for name in known.names if not known.specs[name].fixed or known.specs[name].tied is not None]
-        return tuple(element for element in known.all_elements if element.split("[")[0] in kept)
+        return not_fixed(self.parameters)
 
-    def run(self, *, covariance: bool, threads: int, progress: bool | None) -> tuple[ManyRecord, bool]:
-        """Make all fits; tell whether none was left by an interrupt."""
+    def run(
+        self, *, covariance: bool, threads: int, progress: bool | None, folder: Folder | None = None
+    ) -> tuple[ManyRecord, bool]:
+        """Make all fits, or those that a folder does not hold yet; tell whether none was left by an interrupt."""
         known = self.parameters
-        fixed = {name: known.specs[name].start for name in known.names if known.specs[name].fixed}
-        fixed |= {name: values for name, values in self.per_fit.own_fixed.items()}
         record = ManyRecord.empty(
-            self.batch.count, self.names(), covariance=covariance, validation=False,
-            shapes={name: known.shape(name) for name in known.names}, fixed=fixed, keys=self.keys, model=self.model.label,
-            data_names=self.model.data_names, target=self.batch.target_name, method=self.method.name, loss_name=self.measure.name,
-            engine=getattr(self.kernel, "engine", "none"), engine_reason=getattr(self.kernel, "reason", "no fit could be made"),
+            self.batch.count, self.names(), covariance=covariance, validation=self.held_out is not None,
+            shapes={name: known.shape(name) for name in known.names}, fixed=self.tables.fixed_values(known), keys=self.keys,
+            model=self.model.label, data_names=self.model.data_names, target=self.batch.target_name, method=self.method.name,
+            loss_name=self.measure.name, engine=getattr(self.kernel, "engine", "none"),
+            engine_reason=getattr(self.kernel, "reason", "no fit could be made"),
         )  # fmt: skip
+
+        if folder is not None:
+            return record, self._resumed(record, folder, covariance=covariance, threads=threads, progress=progress)
 
         def consume(begin: int, end: int, found: ManyRecord) -> None:
             record.put(slice(begin, end), found)
 
         whole = run(
-            self.blocks(), lambda begin, end: self.fit(begin, end, covariance=covariance), consume, total=self.batch.count,
-            threads=threads, progress=progress,
+            self.blocks(self.block_size), lambda begin, end: self.fit(*self.read(begin, end), covariance=covariance), consume,
+            total=self.batch.count, threads=threads, progress=progress,
         )  # fmt: skip
         return record, whole
 
-    def fit(self, begin: int, end: int, *, covariance: bool) -> ManyRecord:
+    def _resumed(self, record: ManyRecord, folder: Folder, *, covariance: bool, threads: int, progress: bool | None) -> bool:
+        """Read the fits that a folder holds, and make the others."""
+        done: set[tuple[int, int]] = set()
+
+        def kept(begin: int, end: int) -> list[Kept]:
+            blocks = folder.kept(begin, end)
+            for block in blocks:
+                folder.check(block, self.hashes(*self.read(block.begin, block.end)))
+            return blocks
+
+        def put(begin: int, end: int, blocks: list[Kept]) -> None:
+            for block in blocks:
+                record.put_arrays(block.begin, block.end, block.results)
+                done.add((block.begin, block.end))
+
+        def fit(begin: int, end: int) -> tuple[ManyRecord, dict[str, str]]:
+            parts = self.read(begin, end)
+            return self.fit(*parts, covariance=covariance), self.hashes(*parts)
+
+        def consume(begin: int, end: int, found: tuple[ManyRecord, dict[str, str]]) -> None:
+            record.put(slice(begin, end), found[0])
+            writer.add(begin, end, found[1])
+
+        files, count = folder.files(), self.batch.count
+        if not run(files, kept, put, total=sizes(files), threads=threads, progress=progress, what="reading"):
+            return False
+        rest = [block for block in self.blocks(folder.size) if block not in done]
+        for said in folder.remarks(files, rest):
+            warnings.warn(said, FitWarning, stacklevel=4)
+        with folder.writer(record.arrays) as writer:
+            return run(
+                rest,
+                fit,
+                consume,
+                total=count,
+                done=count - sizes(rest),
+                threads=threads,
+                progress=progress,
+                meanwhile=writer.look,
+            )
+
+    def hashes(self, block: Block, held: Block | None, starts: Starts) -> dict[str, str]:
+        """Hash what the fits of a block are made from, by name."""
+        parts: dict[str, tuple[np.ndarray | None, ...]] = {}
+        for rows, of in ((block, ""), (held, " (validation)")):
+            if rows is not None:
+                columns = (*rows.columns, rows.target)
+                names = (*self.batch.names, self.batch.target_name)
+                parts |= {f"column {name}{of}": (column,) for name, column in zip(names, columns, strict=True)}
+                parts |= {f"sigma{of}": (rows.weight,), f"rows{of}": (rows.sizes, rows.numbers)}
+        parts |= {"start": (starts.theta,), "bounds": (starts.lower, starts.upper), "fixed": (starts.fixed,)}
+        return {name: hashed(*(array for array in arrays if array is not None)) for name, arrays in parts.items()}
+
+    def work(self, model: Any, loss: Any, f_scale: float | None, tied: Mapping[str, Any] | None) -> dict[str, str]:
+        """Say what is fitted and how, by all that decides the results but data, starts and bounds: texts, and hashes of functions.
+
+        Raises
+        ------
+        OptionError
+            Something that decides the results cannot be told from its like in another process.
+        """
+        settings = getattr(self.method, "settings", self.method)
+        computed = model.function if isinstance(model, Model) else model
+        functions = {"model": computed, "loss": loss, "tied": tied, "method": settings}
+        known = self.parameters
+        said = {
+            "number of fits": str(self.batch.count),
+            "parameters": ", ".join(known.names),
+            "fixed": ", ".join(name for name in known.names if known.specs[name].fixed),
+            "f_scale": str(f_scale),
+            "engine": getattr(self.kernel, "engine", "none"),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "absolute_sigma": str(self.absolute),
+            "seed": str(self.seed),
+            "start from neighbours": str(self.neighbour),
+        }
+        for name, function in functions.items():
+            if function is None or isinstance(function, str):
+                said[name] = str(function)
+            elif (known_by := digest_of(function)) is not None:
+                said[name] = f"{HASHED}{known_by}"
+            else:
+                raise OptionError(
+                    f"checkpoint needs to know the {name} again, and it computes with an object whose changes would not be noticed; expected a "
+                    "function of numbers, arrays and other functions, so pass these to it as such, or leave checkpoint out."
+                )
+        return said
+
+    def makers(self) -> dict[str, str]:
+        """What the last bits of the results may depend on."""
+        versions = {name: importlib.metadata.version(name) for name in ("gradfit", "numpy", "torch")}
+        processor = digest(target().description) if isinstance(self.kernel, NativeKernel) else platform.machine()
+        return versions | {"Python": platform.python_version(), "processor and compiler": processor}
+
+    # --- a block ------------------------------------------------------------------------------------------------------
+
+    def read(self, begin: int, end: int) -> tuple[Block, Block | None, Starts]:
+        """Read some of the fits: rows to train on, rows to validate on, and where they begin.
+
+        Raises
+        ------
+        DataError
+            Something is missing, and ``missing="raise"``.
+        """
+        block = self.batch.block(begin, end)
+        if self.missing == "raise" and block.dropped is not None and block.dropped.any():
+            place = int(np.flatnonzero(block.dropped)[0])
+            raise DataError(
+                f"fit {begin + place} has values that are NaN in {int(block.dropped[place])} of its rows; mend them, or pass "
+                'missing="drop" to leave such rows out.'
+            )
+        parts = [self.tables.part(name, begin, end) for name in ("lowers", "uppers", "fixed")]
+        starts = Starts(self.tables.theta(begin, end), *parts)
+        if self.held_out is None:
+            return block, None, starts
+        return *self.held_out.part(block, begin), starts
+
+    def fit(self, block: Block, held: Block | None, starts: Starts, *, covariance: bool) -> ManyRecord:
         """Make the fits of a block."""
-        block, starts = self.batch.block(begin, end), self.starts(begin, end)
+        make = self._in_waves if self.neighbour else self._made
+        found = make(block, held, starts, covariance=covariance or bool(self.parameters.ties))
+        return self._with_tied(found, starts.fixed, covariance=covariance) if self.parameters.ties else found
+
+    def _in_waves(self, block: Block, held: Block | None, starts: Starts, *, covariance: bool) -> ManyRecord:
+        """Make every 64th fit, from its own start; then every 8th, from where these ended; then the others, from where those did.
+
+        So what a fit begins with depends on no more than two fits before it, neither on how fits are cut into blocks nor on threads.
+        """
+        found = self._empty(block.count, covariance=covariance)
+        order = np.arange(block.count)
+        for stride, leading in (FAR, 0), (NEAR, FAR), (1, NEAR):
+            places = order[(order % stride == 0) & ((order % leading != 0) if leading else True)]
+            begun = starts.chosen(places)
+            leaders = places // leading * leading if leading else places[:0]
+            led = np.zeros(len(places), dtype=bool)
+            if leading:
+                ends = found.values[leaders]
+                led = found.success[leaders] & ((ends >= begun.lower) & (ends <= begun.upper)).all(axis=1)
+                begun = replace(begun, theta=np.where(led[:, None], ends, begun.theta))
+            found.put(places, self._chosen(block, held, begun, places, covariance=covariance))
+            lost = places[led & ~found.success[places]]
+            if lost.size:
+                found.put(lost, self._chosen(block, held, starts.chosen(lost), lost, covariance=covariance))
+        return found
+
+    def _chosen(self, block: Block, held: Block | None, starts: Starts, places: np.ndarray, *, covariance: bool) -> ManyRecord:
+        """Make some of the fits of a block, from starts of their own."""
+        apart = None if held is None else held.chosen(places)
+        return self._made(block.chosen(places), apart, starts, covariance=covariance)
+
+    def _made(self, block: Block, held: Block | None, starts: Starts, *, covariance: bool) -> ManyRecord:
+        """Make the fits; gives free numbers only."""
+        found = self._empty(block.count, covariance=covariance)
+        found.n[:] = block.sizes
         if self.compiled:
-            assert isinstance(self.kernel, NativeKernel) and isinstance(self.method, LevenbergMarquardt)
-            limits = Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
-            return self._drawn(fit_block(self.kernel, block, starts, limits), block, starts, covariance=covariance)
-        return self._each(begin, block, starts, covariance=covariance)
+            self._compiled(found, block, held, starts)
+        else:
+            found.status[:] = unfit(block, starts)
+            if self.in_lanes:
+                self._in_lanes(found, block, starts)
+            self._each(found, block, held, starts)
+        lost = np.isnan(found.loss)
+        found.values[lost] = np.nan
+        assert found.dof is not None
+        found.dof[:] = np.inf if self.spread else block.sizes - len(self.parameters.free_elements)
+        if not self.spread and (np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any()):
+            found.dof[:] += at_bound(found.values, starts.lower, starts.upper).sum(axis=1)
+        found.dof[lost] = np.nan
+        return found
 
     def _empty(self, count: int, *, covariance: bool) -> ManyRecord:
-        return ManyRecord.empty(count, self.names(), covariance=covariance, validation=False, shapes={}, fixed={})
+        free, validation = self.parameters.free_elements, self.held_out is not None
+        return ManyRecord.empty(count, free, covariance=covariance, validation=validation, shapes={}, fixed={})
 
-    def _drawn(self, ends: Ends, block: Block, starts: Starts, *, covariance: bool) -> ManyRecord:
-        """Draw what fits of squared loss allow."""
-        found = self._empty(block.count, covariance=covariance)
-        drawn = errors(ends, block.sizes, starts.lower, starts.upper, absolute=self.absolute, covariance=covariance)
+    def _compiled(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
+        """Make all fits by compiled code."""
+        assert isinstance(self.kernel, NativeKernel)
+        assert isinstance(self.method, LevenbergMarquardt)
+        limits = Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
+        ends = fit_block(self.kernel, block, starts, limits)
+        wanted = found.covariance is not None
+        drawn = errors(ends, block.sizes, starts.lower, starts.upper, absolute=self.absolute, covariance=wanted)
         found.values[:], found.stderr[:], found.loss[:] = ends.theta, drawn.stderr, drawn.loss
-        found.n[:], found.steps[:], found.status[:] = block.sizes, ends.steps, ends.status
+        found.steps[:], found.status[:] = ends.steps, ends.status
         if found.covariance is not None:
             found.covariance[:] = drawn.covariance
-        found.values[np.isnan(drawn.loss)] = np.nan
-        return found
+        if held is not None and found.validation_loss is not None:
+            found.validation_loss[:] = mean_squares(self.kernel, held, ends.theta, starts.fixed)
+            found.validation_loss[np.isnan(drawn.loss)] = np.nan
 
-    def _each(self, begin: int, block: Block, starts: Starts, *, covariance: bool) -> ManyRecord:
-        """Make one fit after the other as a single one is made."""
-        found = self._empty(block.count, covariance=covariance)
-        found.n[:], found.status[:] = block.sizes, unfit(block, starts)
-        for place in np.flatnonzero(found.status == NOT_DONE):
-            fitted = self.fitted(begin + int(place), block, int(place))
-            solution = fitted.outcome.solution
+    def _in_lanes(self, found: ManyRecord, block: Block, starts: Starts) -> None:
+        """Make by compiled code the fits of another loss than squares that end well there; leaves the others not done."""
+        assert isinstance(self.kernel, NativeKernel)
+        assert isinstance(self.method, LevenbergMarquardt)
+        limits = Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
+        ends = fit_block(self.kernel, block, starts, limits)
+        drawn, apart = errors_of_loss(ends, self.kernel, block, starts, covariance=found.covariance is not None)
+        if self.kernel.loss_kind == "likelihood":
+            apart |= ~(block.squares > 0) | (block.target < 0).any(axis=1)  # not of counts, or of none
+        done = np.flatnonzero(~apart)
+        found.values[done], found.stderr[done], found.loss[done] = ends.theta[done], drawn.stderr[done], drawn.loss[done]
+        found.steps[done], found.status[done] = ends.steps[done], ends.status[done]
+        if found.covariance is not None and drawn.covariance is not None:
+            found.covariance[done] = drawn.covariance[done]
+
+    def _each(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
+        """Make one fit after the other, of those not done, as a single one is made; what is raised in one ends that one."""
+        if self.kernel is None:
+            found.status[found.status == NOT_DONE] = BAD_START
+        for place in np.flatnonzero(found.status == NOT_DONE).tolist():
+            try:
+                with np.errstate(all="ignore"):  # a status tells of numbers that overflow
+                    fitted = self.fitted(block, held, starts, place)
+                    solution, matrix = fitted.outcome.solution, fitted.covariance.matrix
+                found.loss[place] = fitted.outcome.loss
+                found.values[place], found.steps[place] = solution.theta, solution.steps
+                if found.validation_loss is not None:
+                    found.validation_loss[place] = fitted.outcome.validation_loss
+            except (GradfitError, ArithmeticError, RuntimeError, ValueError):
+                found.status[place], found.loss[place] = REFUSED, np.nan
+                continue
             found.status[place] = STATUSES.index(solution.status)
-            found.steps[place], found.values[place] = solution.steps, solution.theta
-            found.loss[place] = fitted.outcome.loss
-            matrix = fitted.covariance.matrix
-            with np.errstate(invalid="ignore"):
-                found.stderr[place] = np.sqrt(np.diag(matrix))
-            if found.covariance is not None:
-                found.covariance[place] = matrix
-        return found
+            if matrix.shape[0] == solution.theta.size:  # a large one is not held
+                with np.errstate(invalid="ignore"):
+                    found.stderr[place] = np.sqrt(np.diag(matrix))
+                if found.covariance is not None:
+                    found.covariance[place] = matrix
 
-    def fitted(self, fit: int, block: Block, place: int, theta: Floats | None = None) -> Fitted:
-        """Make one fit."""
+    def _with_tied(self, found: ManyRecord, fixed: Floats, *, covariance: bool) -> ManyRecord:
+        """Add the tied numbers, with errors by the delta method."""
+        assert found.covariance is not None
+        values, slopes = with_tied(self.parameters, found.values, fixed)
+        matrices = propagate_each(found.covariance, slopes)
+        with np.errstate(invalid="ignore"):
+            stderr = np.sqrt(np.einsum("ijj->ij", matrices))
+        return replace(found, names=self.names(), values=values, stderr=stderr, covariance=matrices if covariance else None)
+
+    # --- one fit ------------------------------------------------------------------------------------------------------
+
+    def fitted(self, block: Block, held: Block | None, starts: Starts, place: int) -> Fitted:
+        """Make one fit of a block by itself."""
+        kernel, setting = self._put(block, held, starts, place)
+        losses.check_target(self.measure, setting.data)
+        outcome = fit_one(
+            self.method,
+            kernel,
+            setting.parameters,
+            validation=setting.validation,
+            seed=self.seed,
+            spread=self.spread,
+            observe=None,
+        )
+        return Fitted(outcome, kernel, setting, np.empty(0))
+
+    def ended(self, block: Block, starts: Starts, place: int, status: Status) -> Fitted:
+        """Look at one fit of a block that ended at ``starts``."""
+        kernel, setting = self._put(block, None, starts, place)
+        theta = setting.parameters.start
+        return Fitted(ended_at(kernel, setting.parameters, theta, status, spread=self.spread), kernel, setting, np.empty(0))
+
+    def check(self, fit: int) -> None:
+        """Try on one fit whether the method can serve.
+
+        Raises
+        ------
+        GradfitError
+            What the method says against it.
+        """
+        kernel, setting = self._put(*self.read(fit, fit + 1), 0)
+        validation = None if setting.validation is None else kernel.on(setting.validation)
+        self.method.check(Problem(kernel, setting.parameters, kernel.dtype, validation, self.seed))
+
+    def _put(self, block: Block, held: Block | None, starts: Starts, place: int) -> tuple[AnyKernel, Setting]:
+        """Put the kernel on the data of one fit."""
         assert self.kernel is not None
-        known = self.known(fit)
-        data = block.dataset(place, self.model.data_names, self.batch.target_name)
-        kernel = replace(self.kernel.on(data), parameters=known)
-        spread = 1.0 if self.absolute or kernel.loss_kind == "likelihood" else None
-        outcome = fit_one(self.method, kernel, known, validation=None, seed=self.seed, spread=spread, observe=None)
-        return Fitted(outcome, kernel, Setting(self.model, known, data, None, self.method, self.absolute, 0), np.empty(0))
-
-    def known(self, fit: int) -> Parameters:
-        """Parameters of one fit."""
-        own = self.per_fit
-        if not (own.own_start or own.own_bounds or own.own_fixed):
-            return self.parameters
-        ties = {name: spec.tied for name, spec in self.parameters.specs.items() if spec.tied is not None}
-        return parameters(self.model.defaults, **own.of(fit), tied=ties or None, packed=True)
-
-    def source(self) -> Source:
-        """How the fits may be made again."""
-
-        def single(fit: int) -> FitResult:
-            return FitResult(self.fitted(fit, self.batch.block(fit, fit + 1), 0))
-
-        def whole_covariance() -> Floats:
-            record, _ = self.run(covariance=True, threads=1, progress=False)
-            assert record.covariance is not None
-            return record.covariance
-
-        def again(places: np.ndarray, **how: Any) -> ManyRecord:
-            raise NotImplementedError
-
-        return Source(single, whole_covariance, again)
+        known = placed(self.parameters, starts.theta[place], *[
+            part if part.ndim == 1 else part[place] for part in (starts.lower, starts.upper, starts.fixed)
+        ])  # fmt: skip
+        data, validation = (
+            None if part is None else part.dataset(place, self.model.data_names, self.batch.target_name) for part in (block, held)
+        )
+        assert data is not None
+        kernel: Any = replace(self.kernel.on(data), parameters=known)  # type: ignore[arg-type]
+        return kernel, Setting(self.model, known, data, validation, self.method, self.absolute, data.dropped)

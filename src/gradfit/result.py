@@ -17,6 +17,7 @@ from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
+from gradfit.data.files import write_whole
 from gradfit.data.sources import read
 from gradfit.errors import DataError, FitWarning, GradfitError, ModelError, OptionError, unknown
 from gradfit.methods.method import Solution, Status
@@ -517,7 +518,7 @@ class FitResult:
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw data, fit and confidence band. Returns a matplotlib figure; also written to ``path`` if given."""
-        return plots.show(plots.fit_figure(self.record, self._curve()), path)
+        return plots.show(plots.fit_figure(self.record, self.curve()), path)
 
     def plot_history(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Draw the learning curves. Returns a matplotlib figure."""
@@ -543,12 +544,12 @@ class FitResult:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """Give the report as one self-contained page; also written to ``path`` if given."""
-        page = html.page(self.record, self._curve())
+        page = html.page(self.record, self.curve())
         if path is not None:
-            storage.write_whole(path, page)
+            write_whole(path, page)
         return page
 
-    def _curve(self) -> plots.Curve | None:
+    def curve(self) -> plots.Curve | None:
         """The fitted curve with its band over the range of the data; None where there is more than one input."""
         points, names = self.record.points, self.record.model.data_names
         columns = [points.columns[name] for name in names]
@@ -568,7 +569,7 @@ class FitResult:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result as JSON: readable by any gradfit, and by anything that reads JSON. Never half written."""
-        storage.write_whole(path, storage.to_json(self._storable()))
+        write_whole(path, storage.to_json(self._storable()))
 
     def to_json(self) -> str:
         """The result as JSON text, as ``save`` writes it."""

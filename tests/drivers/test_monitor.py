@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 import gradfit
 from gradfit.drivers import monitor
-from gradfit.drivers.monitor import Monitor, number, training_line
+from gradfit.drivers.monitor import Monitor, Rate, counted, number, training_line
 from gradfit.methods.method import Evaluation
 
 
@@ -74,3 +77,38 @@ def test_no_terminal_no_bar(monkeypatch, capsys):
         silent(1, row())
     assert silent.bar is None
     assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_many_fits_says_how_fast_they_are_made_and_how_long_it_will_take(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("COLUMNS", "120")
+    out = io.StringIO()
+    monkeypatch.setattr(
+        monitor, "Console", lambda stderr: Console(file=out, force_terminal=True, width=120, get_time=lambda: now[0])
+    )
+    with counted(10_000, "fitting", True, unit="fits", done=4_000) as advance:
+        for _ in range(30):
+            now[0] += 0.1
+            advance(100)
+    shown = out.getvalue()
+    assert "fitting" in shown
+    assert "7000/10000" in shown
+    assert "1,000 fits/s" in shown
+    assert re.search("0:00:0[34]", shown)
+
+
+def test_a_bar_without_end_costs_nothing_between_two_looks(monkeypatch):
+    calls = []
+    monkeypatch.setattr(monitor.Progress, "update", lambda *_, **told: calls.append(told["advance"]))
+    with counted(10**9, "fitting", True, unit="fits") as advance:
+        for _ in range(2_000):
+            advance(1)
+    assert len(calls) < 20
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(None, ""), (0.123, "0.12 fits/s"), (12.3, "12 fits/s"), (2.1e6, "2,100,000 fits/s")]
+)
+def test_rates_are_told_with_the_digits_that_matter(speed, shown):
+    assert Rate("fits").render(SimpleNamespace(speed=speed)).plain == shown

@@ -1,4 +1,4 @@
-"""A saved fit reads back to the same bits; what is damaged is refused; a file is written whole or not at all."""
+"""A saved fit reads back to the same bits; what is damaged is refused."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,88 +177,3 @@ def test_a_file_that_cannot_be_read_says_why(name, content, message, tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StorageError, match=message):
         gradfit.load(str(tmp_path / name))
-
-
-@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(moment, tmp_path, monkeypatch):
-    target = tmp_path / "fit.json"
-    target.write_text("old")
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    if moment == "write":
-        real_open = os.fdopen
-
-        def full(*given: Any) -> Any:
-            file = real_open(*given)
-            file.close()
-            fail()
-
-        monkeypatch.setattr(storage.os, "fdopen", full)
-    else:
-        monkeypatch.setattr(storage.os, moment, fail)
-    with pytest.raises(StorageError, match="No space left on device"):
-        storage.write_whole(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_write_interrupted_by_hand_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    target = tmp_path / "fit.json"
-    target.write_text("old")
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(storage.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        storage.write_whole(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
-    def denied(**_: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    (tmp_path / "fit.json").write_text("old")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # the administrator may write anywhere: say what others would hear
-        monkeypatch.setattr(storage.tempfile, "mkstemp", denied)
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(StorageError, match="cannot be written"):
-            storage.write_whole(tmp_path / "fit.json", "new")
-        assert (tmp_path / "fit.json").read_text() == "old"
-    finally:
-        tmp_path.chmod(0o700)
-
-
-@pytest.mark.parametrize("name", ["no/fit.json", ".", "a\0b", "long" * 100])
-def test_a_place_that_cannot_be_written_says_why(name, tmp_path):
-    with pytest.raises(StorageError, match="cannot be written"):
-        storage.write_whole(str(tmp_path / name), "new")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions of another kind")
-def test_a_file_keeps_its_permissions_and_a_new_one_gets_the_usual(tmp_path):
-    old, new, plain = tmp_path / "old", tmp_path / "new", tmp_path / "plain"
-    old.write_text("old")
-    old.chmod(0o640)
-    plain.write_text("")
-    for path in (old, new):
-        storage.write_whole(path, "text")
-    assert (old.stat().st_mode & 0o777, new.stat().st_mode) == (0o640, plain.stat().st_mode)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="links of another kind")
-def test_a_link_stays_a_link_and_its_file_gets_the_content(tmp_path):
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    (folder / "fit.json").write_text("old")
-    link = tmp_path / "fit.json"
-    link.symlink_to(folder / "fit.json")
-    storage.write_whole(link, "new")
-    assert link.is_symlink()
-    assert Path(folder / "fit.json").read_text() == "new"

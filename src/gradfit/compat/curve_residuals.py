@@ -144,9 +144,8 @@ class Called:
         """Derivatives of the values, (n, p)."""
         if self.jac is not None:
             return self._by_jac(theta)
-        if self.options.complex_step:
-            return self._by_complex_step(theta)
-        return self._by_differences(theta)
+        self.calls += len(theta)  # as scipy counts differences, however many calls it takes
+        return self._by_complex_step(theta) if self.options.complex_step else self._by_differences(theta)
 
     def at_end(self, theta: Floats) -> Floats:
         """Values of f where the fit has ended, (n,), which no limit forbids."""
@@ -154,7 +153,7 @@ class Called:
             return self.last[1]
         return self._array(self.f(self.x, *theta))
 
-    def _call(self, theta: np.ndarray) -> Any:
+    def _call(self, theta: Floats) -> Any:
         if self.options.evaluations is not None and self.calls >= self.options.evaluations:
             raise Exhausted
         self.calls += 1
@@ -209,7 +208,7 @@ class Called:
             point = theta.astype(np.complex128)
             step = IMAGINARY * max(abs(number), 1.0)
             point[place] += 1j * step
-            array = np.asarray(self._call(point))
+            array = np.asarray(self.f(self.x, *point))
             columns.append(np.broadcast_to(array.imag.reshape(-1) / step, (self.n or array.size,)))
         return np.stack(columns, axis=1)
 
@@ -243,7 +242,7 @@ class Called:
     def _differenced(self, theta: Floats, steps: Floats) -> Floats:
         columns = []
         for place, (step, lower, upper) in enumerate(zip(steps, self.lower, self.upper, strict=True)):
-            column = central_difference(lambda point: self._array(self._call(point)), theta, place, step, lower, upper)
+            column = central_difference(lambda point: self._array(self.f(self.x, *point)), theta, place, step, lower, upper)
             columns.append(np.full(self.n or 1, np.nan) if column is None else column)
         return np.stack(columns, axis=1)
 

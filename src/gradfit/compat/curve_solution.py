@@ -229,7 +229,7 @@ class _Attempt:
                 raise ModelError(not_finite(self.fit))
             if self.watch is not None:
                 self.watch(self.solver, self.theta, rows, self.evaluations)
-            if most is not None and self.evaluations > most:
+            if most is not None and self.evaluations > most and code == marquardt.RUNNING:
                 raise Exhausted
             limit -= len(rows)
             if code != marquardt.RUNNING or limit <= 0:

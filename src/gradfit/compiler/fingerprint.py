@@ -50,10 +50,10 @@ class _Unknown(Exception):
     """Something whose value cannot be vouched for."""
 
 
-def fingerprint(function: Any) -> Hashable | None:
-    """Give a key of what a function computes with; None where there is none."""
+def fingerprint(function: Any, *, largest: float = LARGEST) -> Hashable | None:
+    """Give a key of what a function computes with; None where there is none, as for one that holds an array of more than ``largest`` numbers."""
     try:
-        return _Marker(exact=True).mark(function)
+        return _Marker(exact=True, largest=largest).mark(function)
     except _Unknown:
         return None
 
@@ -149,8 +149,8 @@ def _permanent(value: Any) -> bool:
 
 
 class _Marker:
-    def __init__(self, *, exact: bool) -> None:
-        self.exact = exact
+    def __init__(self, *, exact: bool, largest: float = LARGEST) -> None:
+        self.exact, self.largest = exact, largest
         self.modules: set[tuple[int, tuple[str, ...]]] = set()
         self.seen: dict[int, tuple[int, Any]] = {}  # with the object itself: another may not take its place in memory
 
@@ -183,9 +183,9 @@ class _Marker:
                 return (type(value), frozenset(map(self.mark, value)))
             case Mapping() if type(value) in (dict, types.MappingProxyType):
                 return ("dict", *((self.mark(key), self.mark(item)) for key, item in value.items()))
-            case np.ndarray() | np.generic() if _plain(value):
+            case np.ndarray() | np.generic() if _plain(value, self.largest):
                 return ("array", value.dtype.str, value.shape, value.tobytes())
-            case Tensor() if type(value) is Tensor and value.numel() <= LARGEST and not value.is_sparse:
+            case Tensor() if type(value) is Tensor and value.numel() <= self.largest and not value.is_sparse:
                 return ("tensor", str(value.dtype), tuple(value.shape), str(value.detach().tolist()))
             case functools.partial():
                 return ("partial", self.mark(value.func), self.mark(value.args), self.mark(value.keywords))
@@ -259,10 +259,10 @@ def _imports(code: types.CodeType) -> bool:
     return not all(map(_trusted, own)) or any(_imports(part) for part in code.co_consts if isinstance(part, types.CodeType))
 
 
-def _plain(value: np.ndarray | np.generic) -> bool:
-    """Whether an array is nothing but a few numbers."""
+def _plain(value: np.ndarray | np.generic, largest: float) -> bool:
+    """Whether an array is nothing but numbers, and not too many."""
     plain = type(value) is np.ndarray or isinstance(value, np.generic)
-    return plain and value.dtype.kind in "biufc" and value.size <= LARGEST
+    return plain and value.dtype.kind in "biufc" and value.size <= largest
 
 
 def side_effect(function: Any) -> str:

@@ -4,9 +4,13 @@ Where the rows of one fit are too few to fill vectors, the fits do it: W of them
 own. A lane whose fit has ended takes up the next one, so no fit waits for another; and as no operation mixes lanes, what is found for
 a fit does not depend on its neighbours, to the last bit.
 
-One round of the loop, with :math:`r_i = (f_i - y_i) w_i` at the trial points of all lanes:
+One round of the loop, with :math:`r_i = (f_i - y_i) w_i` and :math:`J_{ij} = w_i\,\partial f_i/\partial\theta_j` at the trial points of all lanes:
 
 .. math:: S = \sum r_i^2, \qquad g = J^T r, \qquad A = J^T J
+
+or for another loss of rows, l, with its slope and the curvature h of a sum of squares near it,
+
+.. math:: S = \sum l_i, \qquad g = \sum \tfrac12 l_i' J_i, \qquad A = \sum \tfrac12 h_i J_i J_i^T;
 
 then ``step`` of the algorithm (:mod:`gradfit.methods.lane_marquardt`, written on :class:`~gradfit.compiler.values.Value`) decides for each lane
 where to look next, or that the fit has ended.
@@ -84,6 +88,8 @@ class Layout:
         Whether parameters have bounds.
     brief
         Whether only the point is wanted that a fit has come to, and no errors.
+    measure
+        One row of the loss (:func:`gradfit.compiler.row_trace.measure_row`); None: squares.
     """
 
     source: RowSource
@@ -92,6 +98,7 @@ class Layout:
     weighted: bool
     bounded: bool
     brief: bool
+    measure: RowSource | None = None
 
     @property
     def width(self) -> int:
@@ -115,7 +122,8 @@ class Layout:
 
 def lanes_object(layout: Layout, algorithm: Algorithm, edition: str) -> bytes:
     """Compile ``gf_lanes(int64 *job)``; ``edition`` names the algorithm's text."""
-    key = repr(("lanes", layout.source.key, layout.working, layout.data, layout.weighted, layout.bounded, layout.brief, edition))
+    measure = None if layout.measure is None else layout.measure.key
+    key = repr(("lanes", layout.source.key, measure, layout.working, layout.data, layout.weighted, layout.bounded, layout.brief, edition))
     return compiled(key, lambda: str(_Writer(layout, algorithm).module()))
 
 
@@ -141,7 +149,8 @@ class _Writer:
 
     def module(self) -> ir.Module:
         module = new_module("lanes")
-        self.row = self._row(module)
+        self.row = self._row(module, self.layout.source, "row")
+        self.measure = None if self.layout.measure is None else self._row(module, self.layout.measure, "measure")
         self.refill = self._refill(module)
         function = ir.Function(module, ir.FunctionType(INDEX, [WORDS]), "gf_lanes")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -179,12 +188,11 @@ class _Writer:
 
     # -- the model's row
 
-    def _row(self, module: ir.Module) -> ir.Function:
-        """The row's function with a vector for every argument."""
-        source = self.layout.source
+    def _row(self, module: ir.Module, source: RowSource, name: str) -> ir.Function:
+        """A row's function with a vector for every argument."""
         result = ir.LiteralStructType([self.wide] * len(source.outputs))
         count = len(source.inputs) + len(source.parameters) + len(source.fixed)
-        function = ir.Function(module, ir.FunctionType(result, [self.wide] * count), "row")
+        function = ir.Function(module, ir.FunctionType(result, [self.wide] * count), name)
         function.linkage = "internal"
         function.attributes.add("alwaysinline")
         builder = _Dividing(function.append_basic_block("entry"))
@@ -366,14 +374,7 @@ class _Writer:
             given = [self.load(builder, self.at_row(builder, column, row)) for column in columns]
             inputs = given[1 : 1 + len(self.layout.source.inputs)]
             value, *slopes = unpack(builder, builder.call(self.row, [*inputs, *numbers]), 1 + p)
-            parts = [builder.fsub(value, given[0]), *slopes]
-            if self.layout.weighted:
-                parts = [builder.fmul(part, given[-1]) for part in parts]
-            if inside is not None:
-                parts = [builder.select(inside, part, ir.Constant(self.wide, None)) for part in parts]
-            residual, *slopes = [Value(builder, part) for part in parts]
-            products = [(residual, residual), *((slope, residual) for slope in slopes)]
-            products += [(slopes[j], slopes[k]) for j in range(p) for k in range(j + 1)]
+            products = self._products(builder, value, slopes, given, inside)
             for cell, (left, right) in zip(sums, products, strict=True):
                 builder.store(muladd(left, right, Value(builder, builder.load(cell))).ir, cell)
 
@@ -389,6 +390,26 @@ class _Writer:
         _loop(builder, least, most, some)
         totals = [Value(builder, builder.load(cell)) for cell in sums]
         return Look(totals[0], totals[1 : 1 + p], totals[1 + p :])
+
+    def _products(
+        self, builder: ir.IRBuilder, value: Any, slopes: Sequence[Any], given: Sequence[Any], inside: Any | None
+    ) -> list[tuple[Value, Value]]:
+        """What one row adds to S, g and A, as products of two; nothing outside."""
+        weight = given[-1] if self.layout.weighted else None
+        white: Callable[[Any], Any] = lambda part: part if weight is None else builder.fmul(part, weight)  # noqa: E731
+        kept: Callable[[Any], Value] = lambda part: Value(  # noqa: E731
+            builder, part if inside is None else builder.select(inside, part, ir.Constant(self.wide, None))
+        )
+        derivatives = [kept(white(slope)) for slope in slopes]
+        if self.measure is None:
+            residual = kept(white(builder.fsub(value, given[0])))
+            whole, half, curved = (residual, residual), residual, derivatives
+        else:
+            loss, slope, curvature = map(kept, unpack(builder, builder.call(self.measure, [white(value), white(given[0])]), 3))
+            whole, half = (loss, loss.like(1.0)), slope
+            curved = [curvature * derivative for derivative in derivatives]
+        pairs = [(curved[j], derivatives[k]) for j in range(self.layout.p) for k in range(j + 1)]
+        return [whole, *((derivative, half) for derivative in derivatives), *pairs]
 
     def _extremes(self, builder: ir.IRBuilder, sizes: Any) -> tuple[Any, Any]:
         """Rows of the lane with fewest and of that with most; an idle lane has none."""

@@ -16,6 +16,7 @@ from gradfit.compiler.lower import lower
 from gradfit.compiler.rows import RowSource
 from gradfit.compiler.simplify import simplify
 from gradfit.compiler.trace import DTYPES, Recorder, elements, record
+from gradfit.model.loss import Loss, used_curvature
 
 # No argument of a model has a blank in its name.
 TARGET, SIGMA, ALONG = " target", " target_sigma", "along "
@@ -59,6 +60,36 @@ def hessian_row(kernel: EagerKernel) -> RowSource:
         return torch.stack(parts).sum().reshape(1) if parts else torch.zeros_like(rows)
 
     return _row_source(kernel, "slope", slope, (TARGET,) if kernel.sigma is None else (TARGET, SIGMA), along=True)
+
+
+def measure_row(loss: Loss) -> RowSource:
+    r"""Source of one row of a loss: its value l, and :math:`l'/2` and :math:`h/2` with the curvature h of a sum of squares near it.
+
+    A function of prediction and target, both in units of sigma; h as in :func:`gradfit.model.loss.gauss_newton_rows`, but for the floor
+    that looks at all rows. For :math:`l = r^2` that is :math:`r^2, r, 1`.
+
+    Raises
+    ------
+    Untraceable
+        The loss has no rows, or is no graph of single numbers.
+    """
+    if loss.whole:
+        raise Untraceable("the loss gives one number for all rows")
+
+    def measured(**known: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            point, target = known["prediction"].requires_grad_(), known["target"]
+            rows = loss.pointwise(point, target, None)
+            (slope,) = torch.autograd.grad(rows.sum(), point, create_graph=True)
+            own = torch.autograd.grad(slope.sum(), point)[0] if slope.requires_grad else torch.zeros_like(slope)
+        return [rows, slope / 2, used_curvature(loss, point, target, slope, own, None) / 2]
+
+    names, outputs = ("prediction", "target"), ("loss", "slope", "curvature")
+    example = {name: torch.tensor([value], dtype=torch.float64) for name, value in zip(names, (1.3, 2.0), strict=True)}
+    graph = simplify(record(measured, example))
+    check(graph)
+    text = lower(graph, outputs, title="Loss of one row, half its slope, and half the curvature of the squares near it.")
+    return RowSource(text, "double", names, (), (), outputs)
 
 
 def check_rows(kernel: EagerKernel) -> None:

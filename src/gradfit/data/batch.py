@@ -28,6 +28,7 @@ FLAWS = {
 }
 SINGLE = np.dtype(np.float32)
 DOUBLE = np.dtype(np.float64)
+NEAR = 16  # data sets between two that are wanted are read with them
 WITHIN_SINGLE = (1e-25, 1e35)  # sums of squares that single precision holds
 
 
@@ -49,6 +50,10 @@ class Block:
         What is wrong with each, (count,): FINE or a code of FLAWS.
     squares
         Sum of (target * weight)² of each, (count,).
+    numbers
+        Which row of its fit each row was, from 0, (n,) for all fits or (count, n); None: each where it stands.
+    dropped
+        How many rows of each were left out because something was missing, (count,); None: none.
     """
 
     columns: tuple[Floats, ...]
@@ -57,6 +62,8 @@ class Block:
     sizes: np.ndarray
     flaws: np.ndarray
     squares: Floats
+    numbers: np.ndarray | None = None
+    dropped: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -65,30 +72,49 @@ class Block:
 
     def chosen(self, places: np.ndarray) -> Block:
         """Give some of the fits."""
-        own = [column if column.ndim == 1 else column[places] for column in self.columns]
-        weight = self.weight if self.weight is None or self.weight.ndim == 1 else self.weight[places]
-        return Block(tuple(own), self.target[places], weight, self.sizes[places], self.flaws[places], self.squares[places])
+        own: Callable[[Any], Any] = lambda array: array if array is None or array.ndim == 1 else array[places]  # noqa: E731
+        return Block(
+            tuple(own(column) for column in self.columns), self.target[places], own(self.weight), self.sizes[places], self.flaws[places],
+            self.squares[places], own(self.numbers), None if self.dropped is None else self.dropped[places],
+        )  # fmt: skip
 
-    def rows(self, places: np.ndarray) -> Block:
-        """Give some of the rows of fits that have them all."""
-        weight = None if self.weight is None else self.weight[..., places]
-        target = np.ascontiguousarray(self.target[:, places])
-        sizes = np.full(self.count, len(places), dtype=np.int64)
-        columns = tuple(np.ascontiguousarray(column[..., places]) for column in self.columns)
-        return Block(columns, target, weight, sizes, self.flaws, _squares(target, weight))
+    def picked(self, rows: np.ndarray, sizes: np.ndarray) -> Block:
+        """Give some of the rows of each fit.
+
+        Parameters
+        ----------
+        rows
+            Which, (k,) of every fit, or (count, k) of each its own.
+        sizes
+            How many of these count, the first ones, (count,).
+        """
+        beyond = None if rows.ndim == 1 else np.arange(rows.shape[1]) >= sizes[:, None]
+
+        def some(array: Any) -> Any:
+            if array is None or beyond is None:
+                return None if array is None else np.ascontiguousarray(array[..., rows])
+            taken = np.take_along_axis(np.broadcast_to(array, self.target.shape), rows, axis=1)
+            taken[beyond] = 0
+            return taken
+
+        target, weight = some(self.target), some(self.weight)
+        numbers = rows if self.numbers is None else some(self.numbers)
+        columns = tuple(some(column) for column in self.columns)
+        return Block(columns, target, weight, sizes, self.flaws, _squares(target, weight), numbers, self.dropped)
 
     def dataset(self, place: int, names: Sequence[str], target_name: str) -> Dataset:
         """Give one fit's rows as a data set of its own."""
         n = int(self.sizes[place])
-        cut: Callable[[Floats], Floats] = (
-            lambda array: np.array(  # noqa: E731
-                array[:n] if array.ndim == 1 else array[place, :n], dtype=np.float64
-            )
-        )
+
+        def cut(array: Floats) -> Floats:
+            return np.array(array[:n] if array.ndim == 1 else array[place, :n], dtype=np.float64)
+
         columns = {name: cut(column) for name, column in zip(names, self.columns, strict=True)}
         sigma = None if self.weight is None else 1 / cut(self.weight)
         single = self.target.dtype == SINGLE
-        return Dataset(columns, cut(self.target), target_name, sigma, np.arange(n), single=single)
+        own = np.arange(n) if self.numbers is None else self.numbers if self.numbers.ndim == 1 else self.numbers[place]
+        dropped = 0 if self.dropped is None else int(self.dropped[place])
+        return Dataset(columns, cut(self.target), target_name, sigma, own[:n], dropped=dropped, single=single)
 
 
 class Batch(Protocol):
@@ -142,6 +168,8 @@ class DenseBatch:
         (count, n): an array, or anything that has a shape and gives slices.
     sigma
         None, or anything that broadcasts to (count, n): (n,), (count, 1), (count, n).
+    mask
+        Which points are left out, (n,) or (count, n); None: none.
     """
 
     names: tuple[str, ...]
@@ -149,6 +177,7 @@ class DenseBatch:
     columns: tuple[Any, ...] = field(repr=False)
     target: Any = field(repr=False)
     sigma: Any = field(default=None, repr=False)
+    mask: Any = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -169,7 +198,7 @@ class DenseBatch:
         """Read some of them."""
         own: Callable[[Any], Any] = lambda array: array if array.ndim == 1 else array[begin:end]  # noqa: E731
         columns = [numbers(own(column), name) for column, name in zip(self.columns, self.names, strict=True)]
-        target = numbers(self.target[begin:end], self.target_name)
+        target = _masked(numbers(self.target[begin:end], self.target_name), None if self.mask is None else own(self.mask))
         sigma = None if self.sigma is None else numbers(own(self.sigma), "sigma")
         if sigma is not None and sigma.ndim == 2 and sigma.shape[1] == 1:
             sigma = np.broadcast_to(sigma, target.shape)
@@ -182,8 +211,8 @@ class RaggedBatch:
 
     Attributes
     ----------
-    columns, target, sigma
-        (rows,) each.
+    columns, target, sigma, mask
+        (rows,) each; the mask tells which are left out.
     offsets
         (count + 1,): fit i has the rows from offsets[i] up to offsets[i + 1].
     order
@@ -197,6 +226,7 @@ class RaggedBatch:
     offsets: np.ndarray = field(repr=False)
     sigma: Any = field(default=None, repr=False)
     order: np.ndarray | None = field(default=None, repr=False)
+    mask: Any = field(default=None, repr=False)
 
     @property
     def count(self) -> int:
@@ -220,16 +250,104 @@ class RaggedBatch:
         sizes = np.diff(offsets).astype(np.int64)
         inside = np.arange(int(sizes.max(initial=0))) < sizes[:, None]
 
-        def rectangle(column: Any, name: str) -> Floats:
-            rows = column[first:last] if self.order is None else column[self.order[first:last]]
-            values = numbers(rows, name)
-            wide = np.zeros(inside.shape, dtype=values.dtype)
+        def rows(column: Any) -> Any:
+            return column[first:last] if self.order is None else column[self.order[first:last]]
+
+        def rectangle(column: Any, name: str, mask: Any = None, beyond: float = 0.0) -> Floats:
+            values = _masked(numbers(rows(column), name), None if mask is None else rows(mask))
+            wide = np.full(inside.shape, beyond, dtype=values.dtype)
             wide[inside] = values
             return wide
 
         columns = [rectangle(column, name) for column, name in zip(self.columns, self.names, strict=True)]
-        sigma = None if self.sigma is None else rectangle(self.sigma, "sigma")
-        return checked(columns, rectangle(self.target, self.target_name), sigma, sizes)
+        sigma = None if self.sigma is None else rectangle(self.sigma, "sigma", beyond=1.0)  # its inverse is finite too
+        return checked(columns, rectangle(self.target, self.target_name, self.mask), sigma, sizes)
+
+
+@dataclass(frozen=True)
+class ChosenBatch:
+    """Some of the data sets of a batch.
+
+    Attributes
+    ----------
+    whole
+        All of them.
+    places
+        Which, in rising order, (count,).
+    """
+
+    whole: Batch
+    places: np.ndarray = field(repr=False)
+
+    @property
+    def count(self) -> int:
+        """How many data sets."""
+        return len(self.places)
+
+    @property
+    def n(self) -> int:
+        """Rows of the longest of all."""
+        return self.whole.n
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return self.whole.names
+
+    @property
+    def target_name(self) -> str:
+        """Name of the target."""
+        return self.whole.target_name
+
+    @property
+    def weighted(self) -> bool:
+        """Whether rows have a sigma."""
+        return self.whole.weighted
+
+    def block(self, begin: int, end: int) -> Block:
+        """Read some of them: those that stand near each other in one piece."""
+        places = self.places[begin:end]
+        edges = np.flatnonzero(np.diff(places, prepend=-NEAR - 1) > NEAR)
+        parts = []
+        for group in np.split(places, edges[1:]):
+            part = self.whole.block(int(group[0]), int(group[-1]) + 1)
+            parts.append(part if part.count == len(group) else part.chosen(group - group[0]))
+        return joined(parts)
+
+
+def joined(parts: Sequence[Block]) -> Block:
+    """Put blocks of one batch together."""
+    if len(parts) == 1:
+        return parts[0]
+    n = max(part.target.shape[1] for part in parts)
+
+    def stacked(arrays: Sequence[Any]) -> Any:
+        """Rows of fits below each other; what all have in common stays as it is."""
+        if any(array.ndim == 1 for array in arrays):
+            if all(array.ndim == 1 and array is arrays[0] for array in arrays):
+                return arrays[0]
+            arrays = [np.broadcast_to(array, part.target.shape) for array, part in zip(arrays, parts, strict=True)]
+        return np.concatenate([np.pad(array, ((0, 0), (0, n - array.shape[1]))) for array in arrays])
+
+    columns = tuple(stacked(own) for own in zip(*(part.columns for part in parts), strict=True))
+    weights = [part.weight for part in parts]
+    flat: Callable[[str], Any] = lambda name: np.concatenate([getattr(part, name) for part in parts])  # noqa: E731
+    numbers = dropped = None
+    if any(part.numbers is not None for part in parts):
+        own = [np.arange(part.target.shape[1]) if part.numbers is None else part.numbers for part in parts]
+        numbers = stacked([np.broadcast_to(array, part.target.shape) for array, part in zip(own, parts, strict=True)])
+        dropped = np.concatenate(
+            [np.zeros(part.count, dtype=np.int64) if part.dropped is None else part.dropped for part in parts]
+        )
+    return Block(
+        columns, stacked([part.target for part in parts]), None if weights[0] is None else stacked(weights), flat("sizes"), flat("flaws"),
+        flat("squares"), numbers, dropped,
+    )  # fmt: skip
+
+
+def _masked(values: Floats, mask: Any) -> Floats:
+    """Values with NaN where the mask says that they are left out."""
+    return values if mask is None else np.where(np.asarray(mask), values.dtype.type(np.nan), values)
 
 
 def numbers(values: Any, name: str) -> Floats:
@@ -254,7 +372,7 @@ def _squares(target: Floats, weight: Floats | None) -> Floats:
         ):
             wide = white.astype(np.float64)
             squares = np.einsum("ij,ij->i", wide, wide)
-    return squares
+    return np.asarray(squares)
 
 
 def checked(columns: Sequence[Floats], target: Floats, sigma: Floats | None, sizes: np.ndarray | None) -> Block:
@@ -323,7 +441,8 @@ def _mended(block: Block, sigma: Floats | None) -> Block:
     columns = tuple(closed_up(column) for column in block.columns)
     target = closed_up(block.target)
     weight = None if block.weight is None else closed_up(block.weight)
-    return Block(columns, target, weight, sizes, flaws, _squares(target, weight))
+    dropped = inside.sum(axis=1) - sizes
+    return Block(columns, target, weight, sizes, flaws, _squares(target, weight), order, dropped)
 
 
 def ragged(

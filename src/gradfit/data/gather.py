@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from gradfit.errors import DataError
 from gradfit.typing import Floats
 
 
-def gather(arrays: Sequence[Any], names: Sequence[str], target_name: str, *, sigma: Any = None, offsets: Any = None) -> Batch:
+def gather(
+    arrays: Sequence[Any], names: Sequence[str], target_name: str, *, sigma: Any = None, offsets: Any = None, mask: Any = None
+) -> Batch:
     """Bring the data of many fits together.
 
     Parameters
@@ -24,6 +27,8 @@ def gather(arrays: Sequence[Any], names: Sequence[str], target_name: str, *, sig
         per fit; or with ``offsets`` long columns, (rows,).
     sigma
         One number, (points,), (fits, points), (fits, 1) for one per fit, or like the target.
+    mask
+        True where a point is left out: (points,) for all fits, or like the target.
 
     Raises
     ------
@@ -32,10 +37,13 @@ def gather(arrays: Sequence[Any], names: Sequence[str], target_name: str, *, sig
     """
     *inputs, target = [_plain(array, name) for array, name in zip(arrays, (*names, target_name), strict=True)]
     if offsets is not None:
-        return _long(inputs, target, offsets, sigma, names, target_name)
+        made = _long(inputs, target, offsets, sigma, names, target_name)
+        return made if mask is None else replace(made, mask=_long_mask(mask, np.diff(made.offsets)))
     if isinstance(target, list):
-        return _listed(inputs, target, sigma, names, target_name)
-    return _dense(inputs, target, sigma, names, target_name)
+        made = _listed(inputs, target, sigma, names, target_name)
+        return made if mask is None else replace(made, mask=_long_mask(mask, np.diff(made.offsets)))
+    whole = _dense(inputs, target, sigma, names, target_name)
+    return whole if mask is None else replace(whole, mask=_dense_mask(mask, whole.count, whole.n))
 
 
 def _plain(values: Any, name: str) -> Any:
@@ -168,3 +176,37 @@ def _long_sigma(sigma: Any, lengths: np.ndarray) -> Floats | None:
     raise DataError(
         f"sigma does not fit the data: expected one number, one per fit ({len(lengths)}), or one per row like the target."
     )
+
+
+def _flags(mask: Any) -> Any:
+    """Read truth values, an array or a list of arrays."""
+    if isinstance(mask, torch.Tensor):
+        mask = mask.detach().cpu().numpy()
+    listed = isinstance(mask, (list, tuple)) and any(np.ndim(part) for part in mask)
+    parts = [np.asarray(part) for part in mask] if listed else [mask if hasattr(mask, "shape") else np.asarray(mask)]
+    if any(getattr(part, "dtype", None) != np.bool_ for part in parts):
+        raise DataError("mask holds other things than True and False; expected True where a point is left out, as in numpy.ma.")
+    if not listed:
+        return parts[0]
+    return np.stack(parts) if len({part.shape for part in parts}) == 1 else parts
+
+
+def _dense_mask(mask: Any, count: int, n: int) -> Any:
+    given = _flags(mask)
+    shape = () if isinstance(given, list) else tuple(given.shape)
+    if shape not in ((n,), (count, n)):
+        told = f"{len(given)} arrays of different lengths" if isinstance(given, list) else f"shape {shape}"
+        raise DataError(f"mask has {told} for {count} fits of {n} points; expected ({n},) for all fits, or ({count}, {n}).")
+    return given
+
+
+def _long_mask(mask: Any, lengths: np.ndarray) -> np.ndarray:
+    """One truth value for each row of the long columns."""
+    given = _flags(mask)
+    if isinstance(given, list) or given.ndim == 2:
+        other = np.array([len(part) for part in given])
+        if len(other) == len(lengths) and (other == lengths).all():
+            return np.concatenate(list(given))
+    elif given.shape == (int(lengths.sum()),):
+        return np.asarray(given)
+    raise DataError("mask does not fit the data: expected one truth value per row, like the target.")

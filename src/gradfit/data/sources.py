@@ -40,17 +40,32 @@ class Table:
         ``column(name)`` gives the raw values.
     origin
         What the messages call this table: "thermometer.csv", "the data frame".
+    of_text
+        Whether every cell is text, to be read as a number where one is wanted.
+    series
+        ``series(name)`` gives a column as its own library holds it, where that is more than its numbers; None: as ``column``.
     """
 
     names: tuple[str, ...]
     column: Callable[[str], Any]
     origin: str
+    of_text: bool = False
+    series: Callable[[str], Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
         """Give the raw column ``name``; DataError when there is none."""
-        if name not in self.names:
-            raise DataError(unknown("column", name, self.names, f"They are the columns of {self.origin}."))
+        self.check(name)
         return self.column(name)
+
+    def labels(self, name: str) -> Any:
+        """Give the column ``name`` for the labels in it; DataError when there is none."""
+        self.check(name)
+        return (self.series or self.column)(name)
+
+    def check(self, name: str, kind: str = "column") -> None:
+        """Refuse a name that no column has."""
+        if name not in self.names:
+            raise DataError(unknown(kind, name, self.names, f"They are the columns of {self.origin}."))
 
 
 def read(source: object, *, encoding: str = "utf-8") -> Table:
@@ -132,7 +147,12 @@ def read_frame(source: object) -> Table:
     places = {str(name): place for place, name in enumerate(frame.columns)}
     if len(places) < len(frame.columns):
         raise DataError(f"the data frame has two columns called {_first_repeated([*map(str, frame.columns)])!r}; rename one.")
-    return Table(tuple(places), lambda name: frame[:, places[name]].to_numpy(), "the data frame")
+    return Table(
+        tuple(places),
+        lambda name: frame[:, places[name]].to_numpy(),
+        "the data frame",
+        series=lambda name: frame[:, places[name]],
+    )
 
 
 def read_file(path: Path, *, encoding: str) -> Table:
@@ -167,7 +187,7 @@ def _read_text(path: Path, encoding: str) -> Table:
         for column, part in zip(columns, zip(*block, strict=True), strict=True):
             column.extend(part)
     table = {name: column for name, column in zip(header, columns, strict=True) if name}
-    return Table(tuple(table), lambda name: np.array(table[name], dtype=object), path.name)
+    return Table(tuple(table), lambda name: np.array(table[name], dtype=object), path.name, of_text=True)
 
 
 def _fitting(cells: list[str], line: int, header: list[str], name: str) -> list[str]:

@@ -14,7 +14,8 @@ from typing import TextIO
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from gradfit.errors import OptionError
 from gradfit.methods.method import Block, Evaluation
@@ -96,18 +97,33 @@ UNSEEN: AbstractContextManager[None] = nullcontext()
 
 
 @contextmanager
-def counted(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
-    """Count work that is done in pieces: gives ``advance(pieces)``, which moves a bar after the first second."""
+def counted(total: int, what: str, progress: bool | None, *, unit: str = "", done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Count work that is done in pieces: gives ``advance(pieces)``, which moves a bar after the first second.
+
+    Parameters
+    ----------
+    unit
+        What the pieces are called; where it is given, the bar says how many are done in a second.
+    done
+        How many were done before.
+    """
     if not _bar_wanted(progress):
         yield lambda pieces: None
         return
-    bar = progress_bar()
-    task = bar.add_task(what, total=total)
-    begun = time.monotonic()
+    bar = progress_bar(unit)
+    task = bar.add_task(what, total=total, completed=done)
+    begun = shown = time.monotonic()
+    unseen = 0
 
     def advance(pieces: int) -> None:
-        bar.update(task, advance=pieces)
-        if not bar.live.is_started and time.monotonic() - begun > PATIENCE:
+        nonlocal unseen, shown
+        unseen += pieces
+        now = time.monotonic()
+        if now - shown < REFRESH:
+            return
+        bar.update(task, advance=unseen)
+        unseen, shown = 0, now
+        if not bar.live.is_started and now - begun > PATIENCE:
             bar.start()
 
     try:
@@ -133,10 +149,25 @@ def _bar_wanted(progress: bool | None) -> bool:
     return (sys.stderr is not None and sys.stderr.isatty()) if progress is None else progress
 
 
-def progress_bar() -> Progress:
-    """Make a bar for stderr: what is done, how much of it, how long it will take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+def progress_bar(unit: str = "") -> Progress:
+    """Make a bar for stderr: what is done, how much of it, how fast where the unit of work is given, how long it will take."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *((Rate(unit),) if unit else ()))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+class Rate(ProgressColumn):
+    """How much is done in a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Give the text of the column."""
+        rate = task.speed
+        if rate is None:
+            return Text("")
+        return Text(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s", style="progress.data.speed")
 
 
 def _row(block: Block, place: int) -> Evaluation:

@@ -106,6 +106,14 @@ def fit_one(
     return Outcome(solution, wide, None if held_out is None else held_out.in_double(), conclusion, distance)
 
 
+def ended_at(kernel: AnyKernel, parameters: Parameters, theta: Floats, status: Status, *, spread: float | None) -> Outcome:
+    """Give the outcome of a fit of which only its end is kept: where, (p,), and how; there it is looked at as after a fit."""
+    wide = kernel.in_double()
+    conclusion = _concluded(Solution(theta, status, "", 0, {}), wide, parameters)
+    distance = _distance(conclusion, kernel.n, theta, parameters, spread)
+    return Outcome(Solution(theta, status, "", 0, {}, conclusion=conclusion), wide, None, conclusion, distance)
+
+
 def cross_validate(
     method: Method,
     kernel: AnyKernel,

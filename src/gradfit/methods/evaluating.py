@@ -1,4 +1,4 @@
-"""The loss of a compiled model on many data sets, at given parameters: of the validation rows of many fits."""
+"""A compiled model on many data sets, each at its own parameters: losses of the validation rows, residuals for the statistics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import functools
 import numpy as np
 
 from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.native import Function
 from gradfit.compiler.solver import Entry, Size
 from gradfit.data.batch import Block
 from gradfit.methods import sums
-from gradfit.methods.solving import P, algorithm_object, linked
+from gradfit.methods.solving import P, algorithm_object
 from gradfit.typing import Floats
 
 SUM_ALL = Entry(
@@ -18,6 +19,13 @@ SUM_ALL = Entry(
     "sum_all",
     ("p", "count", "width"),
     {"points": (Size("count"), P), "words": (Size("width"),), "strides": (Size("width"),), "results": (Size("count"),)},
+)
+ROWS_ALL = Entry(
+    "gf_rows_all",
+    "rows_all",
+    ("n", "p", "count", "width"),
+    {"points": (Size("count"), P), "words": (Size("width"),), "strides": (Size("width"),)}
+    | {"systems": (Size("count"), Size("p", more=1), Size("n"))},
 )
 
 
@@ -43,19 +51,42 @@ def mean_squares(kernel: NativeKernel, block: Block, theta: Floats, fixed: Float
 def _of_length(kernel: NativeKernel, n: int, block: Block, theta: Floats, fixed: Floats) -> Floats:
     """Sums of squares of fits that have the same number of rows."""
     count, p = theta.shape
+    words, strides, kept = _contexts(block, n, fixed)
+    points, results = np.ascontiguousarray(theta), np.empty(count)
+    places = [address_of(words), *map(address_of, (points, words, strides, results))]
+    job = np.array([p, count, len(words), *places], dtype=np.int64)
+    _linked(kernel, block, "gf_sum_all").call(address_of(job))
+    del kept
+    return results
+
+
+def rows(kernel: NativeKernel, block: Block, theta: Floats, fixed: Floats) -> tuple[Floats, Floats]:
+    """Residuals in units of sigma, (count, n), and their derivatives, (count, p, n), of fits that all have the same n rows."""
+    (count, p), n = theta.shape, int(block.sizes[0])
+    words, strides, kept = _contexts(block, n, fixed)
+    points, systems = np.ascontiguousarray(theta), np.empty((count, p + 1, n))
+    places = [address_of(words), *map(address_of, (points, words, strides, systems))]
+    job = np.array([n, p, count, len(words), *places], dtype=np.int64)
+    _linked(kernel, block, "gf_rows_all").call(address_of(job))
+    del kept
+    return systems[:, p], systems[:, :p]
+
+
+def _contexts(block: Block, n: int, fixed: Floats) -> tuple[np.ndarray, np.ndarray, list[Floats]]:
+    """The context of the first data set, what its words grow by, and the arrays they point to."""
     arrays = [*block.columns, block.target, *([] if block.weight is None else [block.weight])]
     tables = [np.ascontiguousarray(array[..., :n], dtype=np.float64) for array in arrays]
     fixed = np.ascontiguousarray(fixed, dtype=np.float64)
     grows = [0, 8 * fixed.shape[-1] if fixed.ndim == 2 else 0, *(8 * n if table.ndim == 2 else 0 for table in tables)]
     words = np.array([n, address_of(fixed), *map(address_of, tables)], dtype=np.int64)
-    strides, points, results = np.array(grows, dtype=np.int64), np.ascontiguousarray(theta), np.empty(count)
-    places = [address_of(words), *map(address_of, (points, words, strides, results))]
-    job = np.array([p, count, len(words), *places], dtype=np.int64)
-    some = kernel.on(block.dataset(0, kernel.base.model.data_names, ""))
-    linked(some, "gf_sum_all", _object).call(address_of(job))
-    return results
+    return words, np.array(grows, dtype=np.int64), [fixed, *tables]
+
+
+def _linked(kernel: NativeKernel, block: Block, name: str) -> Function:
+    """The function linked with the model itself, whatever the loss."""
+    return kernel.code.linked(name, weighted=block.weight is not None, algorithm=_object)
 
 
 @functools.cache
 def _object() -> bytes:
-    return algorithm_object([sums], [SUM_ALL])
+    return algorithm_object([sums], [SUM_ALL, ROWS_ALL])

@@ -7,11 +7,15 @@ import functools
 
 import numpy as np
 
-from gradfit.compiler.compiled import ModelCode, NativeKernel, address_of
+from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.lanes import JOB, Layout, lanes_object
 from gradfit.compiler.native import COMPILING, Function, load
+from gradfit.compiler.row_trace import measure_row
+from gradfit.compiler.rows import RowSource
 from gradfit.data.batch import SINGLE, Block
 from gradfit.methods.lane_marquardt import ENDED, FIRST_DAMPING, SOUND, LaneMarquardt
+from gradfit.model.loss import Loss
 from gradfit.typing import Floats
 
 MOST_PARAMETERS = 12  # more are not unrolled; the careful algorithm serves them
@@ -21,9 +25,25 @@ ALIGNED = 64
 ALGORITHM = LaneMarquardt()
 
 
-def serves(code: ModelCode) -> bool:
-    """Whether a model is small enough to be unrolled."""
-    return 0 < len(code.prediction.parameters) <= MOST_PARAMETERS
+def serves(kernel: NativeKernel) -> bool:
+    """Whether a model is small enough to be unrolled, and its loss a sum of rows."""
+    if not 0 < len(kernel.code.prediction.parameters) <= MOST_PARAMETERS:
+        return False
+    try:
+        measure_of(kernel)
+    except Untraceable:
+        return False
+    return True
+
+
+def measure_of(kernel: NativeKernel) -> RowSource | None:
+    """One row of the kernel's loss; None for squares."""
+    return None if kernel.loss_kind == "least_squares" else _measure(kernel.loss_function)
+
+
+@functools.lru_cache(maxsize=64)
+def _measure(loss: Loss) -> RowSource:
+    return measure_row(loss)
 
 
 class Quick:
@@ -63,7 +83,7 @@ class Forerun:
 
 
 def fit(
-    code: ModelCode, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int,
+    kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int,
     damping: Floats | None = None,
 ) -> Quick:
     """Fit each data set of a block from its start.
@@ -79,16 +99,16 @@ def fit(
     damping
         Of the first step, (count,); None: as usual.
     """
-    return Quick(_results(code, block, start, lower, upper, fixed, most, damping, single=False), start.shape[1])
+    return Quick(_results(kernel, block, start, lower, upper, fixed, most, damping, single=False), start.shape[1])
 
 
-def forerun(code: ModelCode, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int) -> Forerun:
+def forerun(kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int) -> Forerun:
     """Go most of the way in single precision, whose vectors have twice the lanes; arguments as of `fit`."""
-    return Forerun(_results(code, block, start, lower, upper, fixed, most, None, single=True), start.shape[1])
+    return Forerun(_results(kernel, block, start, lower, upper, fixed, most, None, single=True), start.shape[1])
 
 
 def _results(
-    code: ModelCode, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, most: int, damping: Floats | None, *, single: bool
+    kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, most: int, damping: Floats | None, *, single: bool
 ) -> Floats:
     """Run the compiled algorithm; gives its results, (numbers, count)."""
     count, p = start.shape
@@ -97,12 +117,12 @@ def _results(
     arrays = [block.target, *block.columns, *([block.weight] if block.weight is not None else [])]
     data = "single" if all(array.dtype == SINGLE for array in arrays) else "double"
     kind = np.float32 if data == "single" else np.float64
-    layout = Layout(code.prediction, "single" if single else "double", data, weighted, bounded, brief=single)
+    layout = Layout(kernel.code.prediction, "single" if single else "double", data, weighted, bounded, brief=single, measure=measure_of(kernel))
     target, *columns = [np.ascontiguousarray(array, dtype=kind) for array in arrays]
     weight = columns.pop() if weighted else target
     results = np.empty((ALGORITHM.result_size(p, brief=single), count))
     n = target.shape[1]
-    cells = len(ALGORITHM.cells(p, bounded=bounded)) + len(code.prediction.fixed)
+    cells = len(ALGORITHM.cells(p, bounded=bounded)) + len(kernel.code.prediction.fixed)
     memory = np.zeros(layout.scratch_bytes(cells, n) + ALIGNED, dtype=np.uint8)
     scratch = address_of(memory) + (-address_of(memory)) % ALIGNED
     places = np.zeros(2 * layout.width, dtype=np.int64)

@@ -181,7 +181,7 @@ def unfit(block: Block, starts: Starts) -> np.ndarray:
 
 
 def fit_block(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
-    """Fit a compiled model with squared loss to each data set of a block."""
+    """Fit a compiled model to each data set of a block; with another loss than squares some may be left NOT_DONE."""
     status = unfit(block, starts)
     fit = np.flatnonzero(status == NOT_DONE)
     if fit.size == block.count:
@@ -195,13 +195,15 @@ def fit_block(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits
 
 def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
     """Fit all of a block: in vectors, and with care what did not end there."""
-    if not lanes.serves(kernel.code):
+    if not lanes.serves(kernel):
         return _careful(kernel, block, starts, limits)
     found = _quick(kernel, block, starts, limits)
     count, p = found.theta.shape
     ends = Ends(found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, np.zeros(count), None)  # CONVERGED is 0
     rest = np.flatnonzero(~found.ended)
-    if rest.size:
+    if kernel.loss_kind != "least_squares":  # the careful algorithm would ask Python for each look
+        ends.status[rest] = NOT_DONE
+    elif rest.size:
         ends = replace(ends, doubtful=np.zeros((count, p), dtype=bool))
         ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
     return ends
@@ -211,9 +213,9 @@ def _quick(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -
     """Fit in vectors; in single precision first where that is asked for, whose results double precision then takes up."""
     begin, given = starts.theta, (starts.lower, starts.upper, starts.fixed)
     if not limits.single:
-        return lanes.fit(kernel.code, block, begin, *given, most=min(lanes.MOST_LOOKS, limits.max_steps + 1))
+        return lanes.fit(kernel, block, begin, *given, most=min(lanes.MOST_LOOKS, limits.max_steps + 1))
     most = min(lanes.MOST_LOOKS_SINGLE, limits.max_steps + 1)
-    first = lanes.forerun(kernel.code, block, begin, *given, most=most)
+    first = lanes.forerun(kernel, block, begin, *given, most=most)
     lost = ~np.isfinite(first.sum)
     if lost.any():
         first.theta[lost], first.damping[lost] = begin[lost], lanes.FIRST_DAMPING
@@ -221,7 +223,7 @@ def _quick(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -
     if np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any():
         begin = np.clip(begin, starts.lower, starts.upper)  # single precision may have rounded a bound
     most = min(lanes.MOST_LOOKS, limits.max_steps + 1)
-    found = lanes.fit(kernel.code, block, begin, *given, most=most, damping=first.damping)
+    found = lanes.fit(kernel, block, begin, *given, most=most, damping=first.damping)
     found.steps += first.steps
     return found
 

@@ -134,12 +134,10 @@ def resolve(loss: str | Callable[..., Any], data: Dataset, *, f_scale: float | N
 
 def _unweighted(loss: str | Callable[..., Any], data: Dataset, f_scale: float | None) -> Loss:
     if loss == "poisson":
-        if (data.target < 0).any():
-            raise DataError(
-                f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more."
-            )
-        _check_counts(data)
-        return Loss("poisson", poisson_deviance, "likelihood")
+        found = Loss("poisson", poisson_deviance, "likelihood")
+        check_target(found, data)
+        _look_for_fractions(data)
+        return found
     if isinstance(loss, str):
         return _robust(loss, 1.0 if f_scale is None else float(f_scale))
     if not callable(loss):
@@ -149,13 +147,27 @@ def _unweighted(loss: str | Callable[..., Any], data: Dataset, f_scale: float | 
     return _custom(loss, torch.as_tensor(data.target, dtype=torch.float64))
 
 
-def _check_counts(data: Dataset) -> None:
-    """Refuse counts without a maximum of their likelihood; warn of numbers that are no counts."""
+def check_target(loss: Loss, data: Dataset) -> None:
+    """Refuse targets that a loss cannot be had of.
+
+    Raises
+    ------
+    DataError
+        Counts below zero, or without a maximum of their likelihood.
+    """
+    if loss.name != "poisson":
+        return
+    if (data.target < 0).any():
+        raise DataError(f"{data.target_name} has {int((data.target < 0).sum())} negative values; Poisson counts are 0 or more.")
     if not data.target.any():
         raise DataError(
             f"{data.target_name} is 0 in all {data.n} rows; the likelihood of no count at all rises until the mean is 0, so there is "
             "no estimate. Give rows with counts."
         )
+
+
+def _look_for_fractions(data: Dataset) -> None:
+    """Warn of numbers that are no counts."""
     broken = np.flatnonzero(data.target % 1)
     if broken.size:
         warnings.warn(
@@ -263,17 +275,22 @@ def gauss_newton_rows(loss: Loss, prediction: Tensor, target: Tensor, sigma: Ten
     if loss.whole:
         return None
     slope, own = derivatives(loss, prediction, target, sigma)
-    if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
-        used = own = 2 / prediction if sigma is None else 2 / (prediction * sigma**2)
-    else:
-        reweighted = torch.nan_to_num(slope / (prediction - target), nan=0.0, posinf=0.0, neginf=0.0)
-        used = torch.maximum(own, reweighted)
+    used = used_curvature(loss, prediction, target, slope, own, sigma)
+    own = used if loss.name == "poisson" else own
     steepest = used.max()
     if not steepest > 0 or (loss.kind == "custom" and not own.max() > 0):
         return None
     used = torch.clamp(used, min=CURVATURE_FLOOR * steepest)
     weight = torch.sqrt(used / 2)
     return Rows(slope / (2 * weight), weight, own / used)
+
+
+def used_curvature(loss: Loss, prediction: Tensor, target: Tensor, slope: Tensor, own: Tensor, sigma: Tensor | None) -> Tensor:
+    """Curvature of the sum of squares that stands for a loss, see :func:`gauss_newton_rows`, from its two derivatives."""
+    if loss.name == "poisson":  # the expected curvature, as in a generalised linear model: positive also for zero counts
+        return 2 / prediction if sigma is None else 2 / (prediction * sigma**2)
+    apart = prediction != target
+    return torch.maximum(own, torch.where(apart, slope / torch.where(apart, prediction - target, 1.0), 0.0))
 
 
 def derivatives(loss: Loss, prediction: Tensor, target: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from gradfit.data.files import write_whole
 from gradfit.errors import MissingDependencyError, StorageError
-from gradfit.report.storage import write_whole
 from gradfit.statistics.record import FitRecord
 from gradfit.typing import Floats
 
@@ -71,7 +71,8 @@ def require() -> None:
 
 
 @cache
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
+    """Give the fonts that are installed, in order of preference."""
     _matplotlib()
     from matplotlib import font_manager
 
@@ -80,30 +81,43 @@ def _fonts() -> list[str]:
 
 
 def _figure(title: str) -> tuple[Any, Any]:
-    """Make a figure that belongs to no window and to no global state."""
+    """Make a figure of one drawing that belongs to no window and to no global state."""
+    figure = blank(SIZE)
+    return figure, drawing(figure, title)
+
+
+def blank(size: tuple[float, float]) -> Any:
+    """Make an empty figure."""
     _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=11, color=BLACK, parse_math=False, family=_fonts())
+    return figure
+
+
+def drawing(figure: Any, title: str, *place: int, size: float = 11) -> Any:
+    """Add axes to a figure: one drawing, or with ``place`` (rows, columns, number) one of many."""
+    axes = figure.add_subplot(*place)
+    axes.set_title(title, fontsize=size, color=BLACK, parse_math=False, family=fonts())
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
-def _label(axes: Any, x: str, y: str) -> None:
-    axes.set_xlabel(x, parse_math=False, family=_fonts())
-    axes.set_ylabel(y, parse_math=False, family=_fonts())
+def name_axes(axes: Any, x: str, y: str) -> None:
+    """Name the axes."""
+    axes.set_xlabel(x, parse_math=False, family=fonts())
+    axes.set_ylabel(y, parse_math=False, family=fonts())
 
 
 def _legend(axes: Any) -> None:
+    """Say what is what, where there are two things or more."""
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(framealpha=0.8, edgecolor="none", prop={"family": _fonts(), "size": 9})
+        axes.legend(framealpha=0.8, edgecolor="none", prop={"family": fonts(), "size": 9})
 
 
 def _abscissa(record: FitRecord) -> tuple[Floats, str]:
@@ -117,24 +131,30 @@ def _abscissa(record: FitRecord) -> tuple[Floats, str]:
 
 def fit_figure(record: FitRecord, curve: Curve | None) -> Any:
     """Data with the fitted curve and its 95% confidence band; for several inputs measured against predicted."""
-    points, target = record.points, record.model.target
-    x, label = _abscissa(record)
+    target = record.model.target
     figure, axes = _figure(f"{target}: data and fit" if curve is not None else f"{target}: measured and predicted")
+    draw_fit(axes, record, curve)
+    _legend(axes)
+    return figure
+
+
+def draw_fit(axes: Any, record: FitRecord, curve: Curve | None) -> None:
+    """Draw data and fit into axes."""
+    points = record.points
+    x, abscissa = _abscissa(record)
     _markers(axes, record, x, points.target, points.sigma)
     if curve is not None:
         axes.plot(curve.x, curve.value, color=BLACK, linewidth=1.4, label="fit", zorder=3)
         if np.isfinite(curve.lower).all():
             axes.fill_between(curve.x, curve.lower, curve.upper, color=BLACK, alpha=0.12, linewidth=0, label="95% confidence")
     else:
-        _diagonal(axes, record, x, label)
-    _label(axes, label, target)
-    _legend(axes)
-    return figure
+        _diagonal(axes, record, x, abscissa)
+    name_axes(axes, abscissa, record.model.target)
 
 
-def _diagonal(axes: Any, record: FitRecord, x: Floats, label: str) -> None:
+def _diagonal(axes: Any, record: FitRecord, x: Floats, abscissa: str) -> None:
     """Without a curve: the line of perfect prediction, or the predictions themselves."""
-    if label.startswith("predicted "):
+    if abscissa.startswith("predicted "):
         ends = [float(np.nanmin(x)), float(np.nanmax(x))]
         axes.plot(ends, ends, color=BLACK, linewidth=1.2, label="measured = predicted")
     else:
@@ -145,11 +165,11 @@ def _diagonal(axes: Any, record: FitRecord, x: Floats, label: str) -> None:
 def residual_figure(record: FitRecord) -> Any:
     """Residuals against the input (or the prediction, where there are several inputs)."""
     points = record.points
-    x, label = _abscissa(record)
+    x, abscissa = _abscissa(record)
     figure, axes = _figure("residuals: measured - predicted" + (", in units of sigma" if points.sigma is not None else ""))
     _markers(axes, record, x, (points.target - points.prediction) / (1.0 if points.sigma is None else points.sigma), None)
     axes.axhline(0, color=BLACK, linewidth=1)
-    _label(axes, label, f"residual of {record.model.target}")
+    name_axes(axes, abscissa, f"residual of {record.model.target}")
     _legend(axes)
     return figure
 
@@ -177,7 +197,7 @@ def contour_figure(names: tuple[str, str], center: tuple[float, float], regions:
             closed = np.vstack([edge, edge[:1]])
             axes.plot(closed[:, 0], closed[:, 1], style, color=color, linewidth=1.2, label=f"{100 * region.level:.4g}% {what}")
     axes.plot(*center, "o", color=BLACK, markersize=4)
-    _label(axes, *names)
+    name_axes(axes, *names)
     _legend(axes)
     return figure
 
@@ -195,7 +215,7 @@ def history_figure(record: FitRecord) -> Any:
         axes.set_yscale("log")
     if drawn and _early(drawn[0][0]):
         axes.set_xscale("log")
-    _label(axes, record.unit, f"mean loss ({record.loss_name})")
+    name_axes(axes, record.unit, f"mean loss ({record.loss_name})")
     _legend(axes)
     return figure
 

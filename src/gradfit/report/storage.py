@@ -1,8 +1,7 @@
 """A FitRecord as a JSON file, and back.
 
 The file carries a schema number. Reading takes any schema up to ours; numbers are written so that they read back to the same
-bits, NaN and infinity as the texts "NaN", "Infinity", "-Infinity". A file is written whole or not at all: to a temporary
-name beside it, flushed to disk, then renamed.
+bits, NaN and infinity as the texts "NaN", "Infinity", "-Infinity".
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +29,7 @@ SCHEMA = 1
 
 def to_json(record: FitRecord) -> str:
     """Write a record as JSON text."""
-    content = {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    content = {field.name: plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
     return json.dumps({"format": FORMAT, "schema": SCHEMA, **content}, ensure_ascii=False, allow_nan=False, indent=1)
 
 
@@ -76,8 +74,8 @@ def _record(stored: dict[str, Any]) -> FitRecord:
         "names": tuple(fields["names"]),
         "warnings": tuple(fields["warnings"]),
         "covariance": _array(fields["covariance"]).reshape((p, p) if fields["covariance"] else (0, 0)),
-        "fold_losses": tuple(_number(loss) for loss in fields["fold_losses"]),
-        "goodness": Goodness(**{name: _number(value) for name, value in fields["goodness"].items()}),
+        "fold_losses": tuple(number(loss) for loss in fields["fold_losses"]),
+        "goodness": Goodness(**{name: number(value) for name, value in fields["goodness"].items()}),
         "history": History({name: _column(values) for name, values in fields["history"].items()}),
         "diagnosis": Diagnosis(**{**diagnosis, "reasons": tuple(diagnosis["reasons"])}),
         "points": Points(
@@ -90,7 +88,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
         ),
     }
     numbers = ("loss", "validation_loss", "dof", "noise")
-    record = FitRecord(**{**fields, **{name: _number(fields[name]) for name in numbers}})
+    record = FitRecord(**{**fields, **{name: number(fields[name]) for name in numbers}})
     _check(record)
     return record
 
@@ -132,32 +130,32 @@ def _fits(value: Any, hint: Any) -> bool:
 def _estimate(stored: Mapping[str, Any]) -> Estimate:
     numbers = ("value", "stderr", "lower", "upper", "start")
     low, high = stored["bounds"]
-    return Estimate(**{**stored, **{name: _number(stored[name]) for name in numbers}, "bounds": (_number(low), _number(high))})
+    return Estimate(**{**stored, **{name: number(stored[name]) for name in numbers}, "bounds": (number(low), number(high))})
 
 
 def _finding(stored: Mapping[str, Any]) -> Finding:
-    numbers = {name: _number(stored[name]) for name in ("number", "threshold", "p_value")}
+    numbers = {name: number(stored[name]) for name in ("number", "threshold", "p_value")}
     return Finding(**{**stored, **numbers, "parameters": tuple(stored["parameters"]), "rows": tuple(stored["rows"])})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn a value into what JSON knows."""
     if isinstance(value, History):
-        return {name: _plain(column) for name, column in value.to_dict().items()}
+        return {name: plain(column) for name, column in value.to_dict().items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
-def _number(stored: Any) -> float:
+def number(stored: Any) -> float:
     if isinstance(stored, bool) or (isinstance(stored, str) and stored not in ("NaN", "Infinity", "-Infinity")):
         raise ValueError(f"{stored!r} is no number")
     return float(stored)
@@ -165,7 +163,7 @@ def _number(stored: Any) -> float:
 
 def _array(stored: Any) -> np.ndarray:
     array = np.array(stored, dtype=object)  # numbers and texts side by side stay what they are
-    return np.array([_number(value) for value in array.ravel().tolist()], dtype=np.float64).reshape(array.shape)
+    return np.array([number(value) for value in array.ravel().tolist()], dtype=np.float64).reshape(array.shape)
 
 
 def _column(stored: Any) -> np.ndarray:
@@ -186,59 +184,3 @@ def read_whole(path: str | os.PathLike[str]) -> str:
         raise StorageError(f"{str(path)!r} cannot be read: {error.strerror}; check the name and its permissions.") from None
     except (TypeError, ValueError) as error:  # no path at all, or a zero byte in it
         raise StorageError(f"{str(path)!r} cannot be read: {error}; check the name.") from None
-
-
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file whole or not at all: under a temporary name, to disk, then under its own.
-
-    Raises
-    ------
-    StorageError
-        No such folder, no permission, a full disk; what was there before is untouched.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise StorageError(f"the name of the file is {path!r}; expected a text or a path, so give one.")
-    target = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # a link stays, its file is replaced
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary: str | None = None
-    try:
-        if target.exists() and not target.is_file() and not target.is_dir():  # a device or a pipe must not be replaced by a file
-            with target.open("wb", buffering=0) as file:
-                file.write(data)
-            return
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, _mode(target))
-        os.replace(temporary, target)
-        temporary = None
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise StorageError(f"{str(target)!r} cannot be written: {error.strerror or error}; choose another place.") from None
-    except ValueError as error:  # a zero byte in the name
-        raise StorageError(f"{str(target)!r} cannot be written: {error}; choose another name.") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _mode(target: Path) -> int:
-    """Permissions the file had, or those a new file gets (mkstemp's are private)."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; where a system cannot open folders there is nothing to do."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

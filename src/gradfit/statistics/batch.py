@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradfit.methods.many import Ends
+from gradfit.compiler.compiled import NativeKernel
+from gradfit.data.batch import Block
+from gradfit.methods.evaluating import rows
+from gradfit.methods.many import CONVERGED, Ends, Starts
+from gradfit.statistics.batch_robust import m_estimates
 from gradfit.statistics.summary import BOUND_TOLERANCE
 from gradfit.typing import Floats
 
@@ -59,6 +63,26 @@ def errors(ends: Ends, sizes: np.ndarray, lower: Floats, upper: Floats, *, absol
             whole[lost] = np.nan
             whole.transpose(0, 2, 1)[lost] = np.nan
     return Errors(stderr, loss, whole)
+
+
+def errors_of_loss(
+    ends: Ends, kernel: NativeKernel, block: Block, starts: Starts, *, covariance: bool
+) -> tuple[Errors, np.ndarray]:
+    """Compute the errors of fits by another loss; gives also which must be looked at one by one, (count,) bool."""
+    bound = at_bound(ends.theta, starts.lower, starts.upper).any(axis=1)
+    apart = (ends.status != CONVERGED) | bound | (block.sizes <= ends.theta.shape[1])
+    if kernel.loss_kind == "likelihood":
+        matrices = ends.inverse
+    else:
+        matrices = np.full((block.count, *ends.inverse.shape[1:]), np.nan)
+        for n in np.unique(block.sizes[~apart]):
+            places = np.flatnonzero(~apart & (block.sizes == n))
+            own = starts.chosen(places)
+            found, badly = m_estimates(kernel.loss_function, *rows(kernel, block.chosen(places), ends.theta[places], own.fixed))
+            matrices[places], apart[places[badly]] = found, True
+    with np.errstate(all="ignore"):
+        stderr, loss = np.sqrt(np.einsum("ijj->ij", matrices)), ends.sum / block.sizes
+    return Errors(stderr, loss, matrices if covariance else None), apart
 
 
 def at_bound(theta: Floats, lower: Floats, upper: Floats) -> np.ndarray:

@@ -121,6 +121,17 @@ class ManyRecord:
         fixed = {name: np.asarray(value)[places] if self.of_its_own(name) else value for name, value in self.fixed.items()}
         return replace(self, **arrays, keys=keys, fixed=fixed)
 
+    def arrays(self, begin: int, end: int) -> dict[str, np.ndarray]:
+        """Results of some fits by name, without a copy: (end - begin,) or (end - begin, k) each, none without numbers."""
+        found = {name: own[begin:end] for name in ARRAYS if (own := getattr(self, name)) is not None and own.size}
+        return {name: own if own.ndim < 3 else own.reshape(end - begin, -1) for name, own in found.items()}
+
+    def put_arrays(self, begin: int, end: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take in what :meth:`arrays` gave."""
+        for name, array in arrays.items():
+            own = getattr(self, name)[begin:end]
+            own[:] = array.reshape(own.shape)
+
     def put(self, places: np.ndarray | slice, other: ManyRecord) -> None:
         """Take in the results of some of the fits."""
         for name in ARRAYS:

@@ -97,7 +97,7 @@ def _averaged(loss: Loss, residual: Floats, reach: Floats, least: Floats, spread
     error = least
     mean = math.inf
     for _ in range(MAX_ITERATIONS):
-        ahead, behind = np.split(_slope(loss, np.concatenate([residual + error, residual - error])), 2)
+        ahead, behind = np.split(slope_of(loss, np.concatenate([residual + error, residual - error])), 2)
         share = (ahead - behind) / (2 * error)
         last, mean = mean, float(share.mean())
         if not mean > 0:
@@ -108,7 +108,7 @@ def _averaged(loss: Loss, residual: Floats, reach: Floats, least: Floats, spread
     return None
 
 
-def _slope(loss: Loss, residual: Floats) -> Floats:
+def slope_of(loss: Loss, residual: Floats) -> Floats:
     """Half of the derivative of the loss by the residual, (n,)."""
     point = torch.from_numpy(residual).requires_grad_()
     with torch.enable_grad():

@@ -1,0 +1,120 @@
+"""From what a caller says to a :class:`~gradfit.jobs.Job`, tried on the first fits whose data are in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradfit import api
+from gradfit.compiler import calling
+from gradfit.data.batch import FINE, Batch, Block
+from gradfit.data.dataset import Dataset
+from gradfit.errors import DataError, GradfitError, ModelError, OptionError, ParameterError
+from gradfit.jobs import BLOCK_NUMBERS, Job
+from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
+from gradfit.methods.method import Method
+from gradfit.model import loss as losses
+from gradfit.model.model import Model
+from gradfit.model.parameters import Parameters, parameters
+from gradfit.model.per_fit import PerFit
+from gradfit.results import FitResults
+from gradfit.typing import Floats
+
+SAMPLES = 3  # fits with which a model is tried before it is said not to work
+LOOKED_AT = 1024  # fits at a time, until some are found
+
+
+def earlier_ends(start: FitResults, model: Model, count: int) -> dict[str, Floats]:
+    """Where an earlier run of the same fits ended, by parameter; NaN where it failed."""
+    if len(start) != count:
+        raise ParameterError(f"start holds {len(start)} earlier fits and there are {count}; give results of the same fits.")
+    values = start.values
+    names = [name for name, spec in model.defaults.items() if spec.tied is None]
+    lacking = [name for name in names if name not in values]
+    if lacking:
+        raise ParameterError(
+            f"start holds earlier fits of {', '.join(values)}, and {', '.join(lacking)} is not among them; give results of the same model."
+        )
+    found: dict[str, Floats] = {}
+    for name in names:
+        found[name] = np.array(values[name], dtype=np.float64)
+        found[name][~start.success] = np.nan
+    return found
+
+
+def prepared(
+    model: Model,
+    batch: Batch,
+    own: PerFit,
+    tied: Any,
+    absolute: bool,
+    measured: tuple[Any, float | None],
+    given: tuple[Any, dict[str, Any]],
+    seed: int,
+    dtype: Any,
+    engine: str,
+    kept: dict[str, Any],
+) -> Job:
+    """Put together what fits have in common.
+
+    Parameters
+    ----------
+    measured, given
+        The loss with its scale, and the method with its options.
+    kept
+        Fields of the job that are handed on.
+
+    Raises
+    ------
+    GradfitError
+        What all fits that were tried say against it.
+    """
+    failures: list[GradfitError] = []
+    sound = own.sound(batch.count)
+
+    def made(fit: int, sample: Dataset) -> tuple[Parameters, losses.Loss, tuple[Any, dict[str, Any]], Method]:
+        known = parameters(model.defaults, **own.of(fit), tied=tied)
+        measure = losses.resolve(measured[0], sample, f_scale=measured[1])
+        named = api.default_method(model, measure, sample) if given[0] is None else given[0]
+        return known, measure, (named, given[1]), api.method_of(named, given[1])
+
+    for fit, block, place in _samples(batch, sound):
+        sample = block.dataset(place, model.data_names, batch.target_name)
+        try:
+            known, measure, named, chosen = made(fit, sample)
+            precision = api.precision_of(dtype, sample, chosen, model)
+            wide = torch.float64 if isinstance(chosen, LevenbergMarquardt) else precision
+            kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine)
+            tables = own.tables(known, batch.count)
+            job = Job(model, batch, kernel, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
+            job.check(fit)
+        except (ModelError, ParameterError, DataError, OptionError) as error:
+            failures.append(error)
+            continue
+        return job
+    if failures:
+        raise failures[0]
+    # No fit has data to try the model on: each has its status, and there is no kernel.
+    nothing = Dataset({name: np.ones(1) for name in model.data_names}, np.ones(1), batch.target_name, None, np.arange(1))
+    known, measure, named, chosen = made(int(sound.argmax()), nothing)
+    precision = api.precision_of(dtype, nothing, chosen, model)
+    tables = own.tables(known, batch.count)
+    return Job(model, batch, None, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
+
+
+def _samples(batch: Batch, sound: np.ndarray) -> Iterator[tuple[int, Block, int]]:
+    """Some fits whose data and starts are in order, to try the model with."""
+    found = 0
+    size = max(1, min(LOOKED_AT, BLOCK_NUMBERS // max(batch.n, 1)))
+    for begin in range(0, batch.count, size):
+        block = batch.block(begin, min(begin + size, batch.count))
+        fine = (block.flaws == FINE) & sound[begin : begin + block.count]
+        longest = np.flatnonzero(fine & (block.sizes >= min(batch.n, block.sizes[fine].max(initial=0))))
+        for place in longest[:SAMPLES]:
+            yield begin + int(place), block, int(place)
+            found += 1
+        if found >= SAMPLES:
+            return
