@@ -134,12 +134,12 @@ class Accessor:
         return _assembled(self._obj, Call(task, axes, given, scipy, sigma), status=status)
 
 
-@xr.register_dataarray_accessor("gradfit")
+@xr.register_dataarray_accessor("gradfit")  # type: ignore[no-untyped-call]
 class DataArrayAccessor(Accessor):
     """``da.gradfit``."""
 
 
-@xr.register_dataset_accessor("gradfit")
+@xr.register_dataset_accessor("gradfit")  # type: ignore[no-untyped-call]
 class DatasetAccessor(Accessor):
     """``ds.gradfit``."""
 

@@ -44,10 +44,11 @@ class Call:
         DataError, CountError, OptionError
             Data that are no numbers, or do not fit to what was given with them; fewer points than parameters.
         """
-        values = self._checked(name, array)
+        values = in_one_piece(self._checked(name, array), self.axes.core)
         sigma = read_sigma(self.sigma, self.scipy, name, values, self.axes)
-        arrays = [values, *self.axes.coordinates, *([sigma] if isinstance(sigma, xr.DataArray) else []), *self.given.own.values()]
-        arrays = [in_one_piece(each, self.axes.core) for each in arrays]
+        others = [*self.axes.coordinates, *([sigma] if isinstance(sigma, xr.DataArray) else []), *self.given.own.values()]
+        arrays = [values, *(other.reset_coords(drop=True) for other in others)]  # to compare what is on dask would compute it
+        arrays = [cut_alike(in_one_piece(each, self.axes.core), arrays[0]) for each in arrays]
         cores = [[dim for dim in self.axes.core if dim in each.dims] for each in arrays]
         loop = tuple(dict.fromkeys(str(dim) for each in arrays for dim in each.dims if dim not in self.axes.core))
         lazy = any(each.chunks is not None for each in arrays)
@@ -100,6 +101,14 @@ def in_one_piece(array: Array, core: tuple[Hashable, ...]) -> Array:
     if block > parse_bytes(dask.config.get("array.chunk-size")):
         wanted |= {dim: "auto" for dim in array.dims if dim not in wanted}
     return array.chunk(wanted)
+
+
+def cut_alike(array: Array, values: Array) -> Array:
+    """Cut an array on dask where the data are cut: chunks of its own would cut these into smaller blocks."""
+    if array.chunks is None or values.chunks is None:
+        return array
+    sizes = dict(zip(values.dims, values.chunks, strict=True))
+    return array.chunk({dim: sizes[dim] for dim in array.dims if dim in sizes})
 
 
 def _applied(task: Task, arrays: list[Array], cores: list[list[Hashable]], axes: Axes, p: int) -> dict[str, Array]:

@@ -230,6 +230,13 @@ def _parameters(
                 f"Unable to inspect `func` signature, and `param_names` was not provided: name the parameters of {label_of(func)}, "
                 "param_names=['a', ...]."
             ) from None
+    bound = [
+        name
+        for name, argument in arguments.items()
+        if argument.kind is argument.KEYWORD_ONLY and argument.default is not argument.empty
+    ]
+    for name in bound:  # as functools.partial leaves them: options of func, which is called by position
+        del arguments[name]
     variable = any(argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD) for argument in arguments.values())
     if not param_names and variable:
         raise ModelError("`param_names` must be provided because `func` takes variable length arguments.")
@@ -298,7 +305,7 @@ def _inside(lower: Any, upper: Any) -> Any:
 
 def _where(condition: Any, yes: Any, no: Any) -> Any:
     if any(isinstance(part, xr.DataArray) for part in (condition, yes, no)):
-        return xr.where(condition, yes, no)
+        return xr.where(condition, yes, no)  # type: ignore[no-untyped-call]
     return yes if condition else no
 
 
@@ -460,8 +467,10 @@ def read_sigma(sigma: Any, scipy: Scipy, name: Hashable, values: Array, axes: Ax
         sigma = sigma[name]
     if scipy.sigma is not None:
         sigma = _of_points(scipy.sigma, values, axes)
-    if sigma is None or (isinstance(sigma, xr.DataArray) and sigma.ndim):
-        return None if sigma is None else _sigma_array(sigma, values, axes)
+    if sigma is None:
+        return 1.0 if scipy.absolute_sigma else None  # scipy takes absolute_sigma without sigma for errors of 1
+    if isinstance(sigma, xr.DataArray) and sigma.ndim:
+        return _sigma_array(sigma, values, axes)
     if np.ndim(sigma) != 0:
         raise DataError(
             f"sigma is of type {type(sigma).__name__} and shape {np.shape(sigma)}; expected a number or a DataArray, whose dimensions say what it is for."
@@ -510,5 +519,5 @@ def check_labels(values: Array, other: Array, what: str) -> None:
         xr.align(values, other, join="exact", copy=False)
     except ValueError as error:
         raise DataError(
-            f"{what} does not fit the data: {error}; bring them to the same labels, such as by {what.split()[0]}.reindex_like(data)."
+            f"{what} does not fit the data: {error}; bring both to the same labels, such as by .reindex_like(data)."
         ) from error

@@ -24,7 +24,7 @@ from gradfit.data.dataset import real
 from gradfit.data.gather import gather
 from gradfit.errors import DataError, FitError, FitWarning, ParameterError
 from gradfit.many import fit_many
-from gradfit.methods.many import BAD_START, CONVERGED, NAMES, NOT_CONVERGED, NOT_DONE, SUCCESSFUL, Starts, unfit
+from gradfit.methods.many import BAD_START, CONVERGED, NAMES, NOT_CONVERGED, NOT_DONE, REFUSED, SUCCESSFUL, Starts, unfit
 from gradfit.methods.method import Status
 from gradfit.statistics.many_record import SENTENCES
 from gradfit.typing import Floats
@@ -221,16 +221,14 @@ class Task:
                 model, *xs, target, sigma=sigma, start=given.start, bounds=given.bounds or None, fixed=given.fixed or None,
                 absolute_sigma=self.absolute_sigma, covariance=True, **self.settings,
             )  # fmt: skip
-        except DataError:
+        except ParameterError:
             status = self._unfit(xs, target, sigma, given)
             if (status == NOT_DONE).any():
                 raise
-            values, covariance = self._nothing(len(target))
-            return values, covariance, status
-        values, covariance = fits.record.values, fits.covariance
+            return *self._nothing(len(target)), status  # none of the block has a start to try the model at
         if given.fixed:
-            values, covariance = self._with_fixed(fits.values, covariance, fits.names)
-        return values, covariance, fits.record.status
+            return *self._with_fixed(fits.values, fits.covariance, fits.names), fits.record.status
+        return fits.record.values, fits.covariance, fits.record.status
 
     def _nothing(self, count: int) -> tuple[Floats, Floats]:
         p = len(self.names)
@@ -282,7 +280,7 @@ class Task:
         """Raise for fits that failed, and warn of series that could not be fitted, unless errors are to be ignored."""
         if self.errors == "ignore" or not failed.any():
             return
-        tried = failed & (status < FITTED)
+        tried = failed & ((status < FITTED) | (status == REFUSED))
         if tried.any():
             raise FitError(self._said(tried, status, loop))
         if (begun := status == BAD_START).any():
@@ -298,7 +296,7 @@ class Task:
         name = NAMES[status[first]]
         told = exhausted(self.most) if self.most is not None and name == "not_converged" else SENTENCES[name]
         return (
-            f"{int(places.sum())} of {len(status)} fits could not be made{where}. {told} "
+            f"{int(places.sum())} of {len(status)} fits failed{where}. {told} "
             "With errors='ignore' they are NaN without a word; status=True says how each ended."
         )
 
