@@ -16,10 +16,10 @@ from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.digest import digest, digest_of
 from gradfit.compiler.native import target
-from gradfit.data.batch import Batch, Block
+from gradfit.data.batch import Batch, Block, cuts
 from gradfit.data.held_out import HeldOut
 from gradfit.drivers.batched import run
-from gradfit.drivers.checkpoint import HASHED, Folder, Kept, hashed, sizes
+from gradfit.drivers.checkpoint import HASHED, Folder, hashed, left, sizes
 from gradfit.drivers.single import ended_at, fit_one
 from gradfit.errors import DataError, FitWarning, GradfitError, OptionError
 from gradfit.methods.evaluating import mean_squares
@@ -43,6 +43,7 @@ MOST_FITS = 1 << 14
 ONE_BY_ONE = 64  # fits in a block where each is made by itself, which takes milliseconds
 SOME = 4096  # where most are made in compiled code and their errors take a millisecond
 STATUSES = list(Status)
+SHARES, LEAST = 4, 256  # blocks for each thread, and fits of a compiled block, at least
 FAR, NEAR = 64, 8  # strides of the fits that begin first, and of those that the others begin from
 
 
@@ -101,7 +102,6 @@ class Job:
             and self.kernel.loss_kind in ("robust", "likelihood")
             and isinstance(self.method, LevenbergMarquardt)
             and self.method.early_stopping is None
-            and self.held_out is None
             and serves(self.kernel)
         )
 
@@ -112,13 +112,19 @@ class Job:
 
     @property
     def block_size(self) -> int:
-        """How many fits are in a block."""
-        size = min(MOST_FITS if self.compiled else SOME if self.in_lanes else ONE_BY_ONE, BLOCK_NUMBERS // max(self.batch.n, 1))
-        return max(FAR, size // FAR * FAR) if self.neighbour else max(1, size)
+        """How many fits are in a block, at most."""
+        most = MOST_FITS if self.compiled else SOME if self.in_lanes else ONE_BY_ONE
+        return max(FAR, min(most, BLOCK_NUMBERS // max(self.batch.n, 1)) // FAR * FAR) if self.neighbour else most
+
+    def shared_out(self, threads: int) -> int:
+        """How many fits are in a block, so that each thread has several even where there are few in all."""
+        share = -(-self.batch.count // (SHARES * threads))
+        size = min(self.block_size, max(LEAST if self.compiled or self.in_lanes else 1, share))
+        return max(FAR, size // FAR * FAR) if self.neighbour else size
 
     def blocks(self, size: int) -> list[tuple[int, int]]:
-        """Cut the fits into blocks."""
-        return [(begin, min(begin + size, self.batch.count)) for begin in range(0, self.batch.count, size)]
+        """Cut the fits into blocks: where fits begin from others of their block, all are of one size."""
+        return cuts(self.batch, size, BLOCK_NUMBERS if not self.neighbour else size * max(self.batch.n, 1))
 
     def names(self) -> tuple[str, ...]:
         """Names of all numbers that are not fixed."""
@@ -144,25 +150,25 @@ class Job:
             record.put(slice(begin, end), found)
 
         whole = run(
-            self.blocks(self.block_size), lambda begin, end: self.fit(*self.read(begin, end), covariance=covariance), consume,
+            self.blocks(self.shared_out(threads)), lambda begin, end: self.fit(*self.read(begin, end), covariance=covariance), consume,
             total=self.batch.count, threads=threads, progress=progress,
         )  # fmt: skip
         return record, whole
 
     def _resumed(self, record: ManyRecord, folder: Folder, *, covariance: bool, threads: int, progress: bool | None) -> bool:
         """Read the fits that a folder holds, and make the others."""
-        done: set[tuple[int, int]] = set()
+        done: list[tuple[int, int]] = []
 
-        def kept(begin: int, end: int) -> list[Kept]:
-            blocks = folder.kept(begin, end)
-            for block in blocks:
+        def kept(begin: int, end: int) -> list[tuple[int, int]]:
+            found = []
+            for block in folder.kept(begin, end):
                 folder.check(block, self.hashes(*self.read(block.begin, block.end)))
-            return blocks
-
-        def put(begin: int, end: int, blocks: list[Kept]) -> None:
-            for block in blocks:
                 record.put_arrays(block.begin, block.end, block.results)
-                done.add((block.begin, block.end))
+                found.append((block.begin, block.end))
+            return found
+
+        def note(begin: int, end: int, found: list[tuple[int, int]]) -> None:
+            done.extend(found)
 
         def fit(begin: int, end: int) -> tuple[ManyRecord, dict[str, str]]:
             parts = self.read(begin, end)
@@ -173,9 +179,9 @@ class Job:
             writer.add(begin, end, found[1])
 
         files, count = folder.files(), self.batch.count
-        if not run(files, kept, put, total=sizes(files), threads=threads, progress=progress, what="reading"):
+        if not run(files, kept, note, total=sizes(files), threads=threads, progress=progress, what="reading"):
             return False
-        rest = [block for block in self.blocks(folder.size) if block not in done]
+        rest = left(self.blocks(folder.size), done)
         for said in folder.remarks(files, rest):
             warnings.warn(said, FitWarning, stacklevel=4)
         with folder.writer(record.arrays) as writer:
@@ -308,13 +314,14 @@ class Job:
         else:
             found.status[:] = unfit(block, starts)
             if self.in_lanes:
-                self._in_lanes(found, block, starts)
+                self._in_lanes(found, block, held, starts)
             self._each(found, block, held, starts)
         lost = np.isnan(found.loss)
         found.values[lost] = np.nan
         assert found.dof is not None
-        found.dof[:] = np.inf if self.spread else block.sizes - len(self.parameters.free_elements)
-        if not self.spread and (np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any()):
+        known = self.measure.kind == "likelihood" or (self.absolute and self.measure.kind == "least_squares")
+        found.dof[:] = np.inf if known else block.sizes - len(self.parameters.free_elements)
+        if not known and (np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any()):
             found.dof[:] += at_bound(found.values, starts.lower, starts.upper).sum(axis=1)
         found.dof[lost] = np.nan
         return found
@@ -339,7 +346,7 @@ class Job:
             found.validation_loss[:] = mean_squares(self.kernel, held, ends.theta, starts.fixed)
             found.validation_loss[np.isnan(drawn.loss)] = np.nan
 
-    def _in_lanes(self, found: ManyRecord, block: Block, starts: Starts) -> None:
+    def _in_lanes(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
         """Make by compiled code the fits of another loss than squares that end well there; leaves the others not done."""
         assert isinstance(self.kernel, NativeKernel)
         assert isinstance(self.method, LevenbergMarquardt)
@@ -353,6 +360,10 @@ class Job:
         found.steps[done], found.status[done] = ends.steps[done], ends.status[done]
         if found.covariance is not None and drawn.covariance is not None:
             found.covariance[done] = drawn.covariance[done]
+        if held is not None and found.validation_loss is not None:
+            for place in done.tolist():
+                kernel, _setting = self._put(held, None, starts, place)
+                found.validation_loss[place] = kernel.mean_loss(ends.theta[place])
 
     def _each(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
         """Make one fit after the other, of those not done, as a single one is made; what is raised in one ends that one."""

@@ -21,7 +21,7 @@ from gradfit.drivers.batched import worker_count
 from gradfit.drivers.checkpoint import opened
 from gradfit.drivers.monitor import check_progress
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, unknown
-from gradfit.methods.many import NAMES, NOT_DONE
+from gradfit.methods.many import NAMES, NOT_DONE, SUCCESSFUL
 from gradfit.model.model import Model, check_has_parameters, function_model
 from gradfit.model.per_fit import per_fit
 from gradfit.preparing import earlier_ends, prepared
@@ -206,7 +206,7 @@ def fit_many(
         record, whole = job.run(covariance=covariance, threads=workers, progress=progress)
     else:
         work = job.work(model, loss, f_scale, tied) | {"covariance": str(covariance)}
-        with opened(checkpoint, work, job.makers(), size=job.block_size) as folder:
+        with opened(checkpoint, work, job.makers(), size=job.shared_out(workers)) as folder:
             record, whole = job.run(covariance=covariance, threads=workers, progress=progress, folder=folder)
     if not whole:
         done = int((record.status != NOT_DONE).sum())
@@ -243,12 +243,13 @@ def _check_choices(
 
 def _report_failures(record: ManyRecord, on_failure: OnFailure) -> None:
     """Say how many fits failed, where that was asked for; those that an interrupt left have been told of."""
-    lost = ~record.success & (record.status != NOT_DONE)
-    if on_failure == "ignore" or not lost.any():
+    lost = {NAMES[code]: count for code, count in enumerate(record.counts) if count and not SUCCESSFUL[code] and code != NOT_DONE}
+    if on_failure == "ignore" or not lost:
         return
-    counts = np.bincount(record.status[lost], minlength=len(NAMES))
-    told = ", ".join(f"{count} {name}" for name, count in zip(NAMES, counts.tolist(), strict=True) if count)
-    text = f"{int(lost.sum())} of {record.count} fits did not succeed: {told}; fits.failed names them, fits.message(i) says more."
+    told = ", ".join(f"{count} {name}" for name, count in lost.items())
+    text = (
+        f"{sum(lost.values())} of {record.count} fits did not succeed: {told}; fits.failed names them, fits.message(i) says more."
+    )
     if on_failure == "raise":
         raise FitError(f'{text} Pass on_failure="ignore" to get the others.')
     python_warnings.warn(text, FitWarning, stacklevel=3)

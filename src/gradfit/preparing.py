@@ -73,24 +73,26 @@ def prepared(
         What all fits that were tried say against it.
     """
     failures: list[GradfitError] = []
-    sound = own.sound(batch.count)
 
     def made(fit: int, sample: Dataset) -> tuple[Parameters, losses.Loss, tuple[Any, dict[str, Any]], Method]:
         known = parameters(model.defaults, **own.of(fit), tied=tied)
         measure = losses.resolve(measured[0], sample, f_scale=measured[1])
-        named = api.default_method(model, measure, sample) if given[0] is None else given[0]
+        # Of a named loss it is known that it curves, whatever the sample.
+        usual = "lm" if isinstance(measured[0], str) else api.default_method(model, measure, sample)
+        named = usual if given[0] is None else given[0]
         return known, measure, (named, given[1]), api.method_of(named, given[1])
 
-    for fit, block, place in _samples(batch, sound):
+    for fit, block, place in _samples(batch, own):
         sample = block.dataset(place, model.data_names, batch.target_name)
         try:
-            known, measure, named, chosen = made(fit, sample)
-            precision = api.precision_of(dtype, sample, chosen, model)
-            wide = torch.float64 if isinstance(chosen, LevenbergMarquardt) else precision
-            kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine)
-            tables = own.tables(known, batch.count)
-            job = Job(model, batch, kernel, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
-            job.check(fit)
+            with np.errstate(over="ignore"):  # its scale may be absurd, which is a status
+                known, measure, named, chosen = made(fit, sample)
+                precision = api.precision_of(dtype, sample, chosen, model)
+                wide = torch.float64 if isinstance(chosen, LevenbergMarquardt) else precision
+                kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine)
+                tables = own.tables(known, batch.count)
+                job = Job(model, batch, kernel, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
+                job.check(fit)
         except (ModelError, ParameterError, DataError, OptionError) as error:
             failures.append(error)
             continue
@@ -99,21 +101,33 @@ def prepared(
         raise failures[0]
     # No fit has data to try the model on: each has its status, and there is no kernel.
     nothing = Dataset({name: np.ones(1) for name in model.data_names}, np.ones(1), batch.target_name, None, np.arange(1))
-    known, measure, named, chosen = made(int(sound.argmax()), nothing)
+    known, measure, named, chosen = made(_first_sound(own, batch.count), nothing)
     precision = api.precision_of(dtype, nothing, chosen, model)
     tables = own.tables(known, batch.count)
     return Job(model, batch, None, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
 
 
-def _samples(batch: Batch, sound: np.ndarray) -> Iterator[tuple[int, Block, int]]:
-    """Some fits whose data and starts are in order, to try the model with."""
+def _first_sound(own: PerFit, count: int) -> int:
+    """Find a fit whose start is in order; the first one where there is none."""
+    for begin in range(0, count, LOOKED_AT):
+        found = own.sound(begin, min(begin + LOOKED_AT, count))
+        if found.any():
+            return begin + int(found.argmax())
+    return 0
+
+
+def _samples(batch: Batch, own: PerFit) -> Iterator[tuple[int, Block, int]]:
+    """Some fits whose data and starts are in order, to try the model with; those of usual size first."""
     found = 0
     size = max(1, min(LOOKED_AT, BLOCK_NUMBERS // max(batch.n, 1)))
     for begin in range(0, batch.count, size):
         block = batch.block(begin, min(begin + size, batch.count))
-        fine = (block.flaws == FINE) & sound[begin : begin + block.count]
+        fine = (block.flaws == FINE) & own.sound(begin, begin + block.count)
         longest = np.flatnonzero(fine & (block.sizes >= min(batch.n, block.sizes[fine].max(initial=0))))
-        for place in longest[:SAMPLES]:
+        sizes = block.squares[longest]
+        with np.errstate(all="ignore"):
+            unusual = np.nan_to_num(np.abs(np.log(sizes / np.median(sizes))), nan=np.inf) if longest.size else sizes
+        for place in longest[np.argsort(unusual, kind="stable")][:SAMPLES]:
             yield begin + int(place), block, int(place)
             found += 1
         if found >= SAMPLES:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gradfit.data.dataset import SMALLEST, Dataset, real
+from gradfit.data.pieces import LongColumn, longest, plain_arrays
 from gradfit.errors import DataError
 from gradfit.typing import Floats
 
@@ -236,7 +237,7 @@ class RaggedBatch:
     @property
     def n(self) -> int:
         """Rows of the longest."""
-        return int(np.diff(self.offsets).max(initial=0))
+        return longest(self.offsets)
 
     @property
     def weighted(self) -> bool:
@@ -313,6 +314,22 @@ class ChosenBatch:
             part = self.whole.block(int(group[0]), int(group[-1]) + 1)
             parts.append(part if part.count == len(group) else part.chosen(group - group[0]))
         return joined(parts)
+
+
+def cuts(batch: Batch, most: int, rows: int) -> list[tuple[int, int]]:
+    """Cut data sets into blocks of ``most`` at most, each padded to the longest beside it, of so many rows in all, or one data set."""
+    offsets = getattr(batch, "offsets", None)
+    if offsets is None:
+        size = max(1, min(most, rows // max(batch.n, 1)))
+        return [(begin, min(begin + size, batch.count)) for begin in range(0, batch.count, size)]
+    found, begin = [], 0
+    while begin < batch.count:
+        longest = np.maximum.accumulate(np.diff(offsets[begin : begin + most + 1]))
+        padded = longest * np.arange(1, len(longest) + 1)
+        end = begin + max(1, int(np.searchsorted(padded, rows, "right")))
+        found.append((begin, end))
+        begin = end
+    return found
 
 
 def joined(parts: Sequence[Block]) -> Block:
@@ -466,12 +483,15 @@ def ragged(
             raise DataError(
                 f"fit {i}: {name} has {other[i]} values and {target_name} has {lengths[i]}; give arrays of one length."
             )
-    joined = [_joined(parts, name) for parts, name in zip((*columns, target), (*names, target_name), strict=True)]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
+    joined = [_joined(parts, name, offsets) for parts, name in zip((*columns, target), (*names, target_name), strict=True)]
     return RaggedBatch(tuple(names), target_name, tuple(joined[:-1]), joined[-1], offsets, sigma)
 
 
-def _joined(parts: Sequence[Any], name: str) -> Floats:
+def _joined(parts: Sequence[Any], name: str, offsets: np.ndarray) -> Any:
+    dtype = plain_arrays(parts)
+    if dtype is not None:
+        return LongColumn(parts, offsets, dtype)
     arrays = [numbers(part, name) for part in parts]
     for place, array in enumerate(arrays):
         if array.ndim != 1:

@@ -11,8 +11,8 @@ import torch
 
 from gradfit.data.batch import Batch, DenseBatch, RaggedBatch, numbers, ragged
 from gradfit.data.dataset import real
+from gradfit.data.pieces import LongColumn, Spread, Table, plain_arrays, rise
 from gradfit.errors import DataError
-from gradfit.typing import Floats
 
 
 def gather(
@@ -77,6 +77,9 @@ def _list(values: Sequence[Any], name: str) -> Any:
     if any(not hasattr(part, "__len__") for part in parts):
         raise DataError(f"{name} mixes numbers and arrays; expected one array for each fit.")
     if len({len(part) for part in parts}) == 1:
+        dtype = plain_arrays(parts)
+        if dtype is not None:
+            return Table(parts, dtype)
         return real(np.array([np.asarray(part) for part in parts]), name)
     return parts
 
@@ -104,7 +107,7 @@ def _dense(inputs: list[Any], target: Any, sigma: Any, names: Sequence[str], tar
 def _dense_sigma(sigma: Any, count: int, n: int) -> Any:
     if sigma is None:
         return None
-    if np.ndim(sigma) == 0 and not hasattr(sigma, "__len__"):
+    if not isinstance(sigma, (list, tuple)) and np.ndim(sigma) == 0:
         return np.full(n, real(np.array([sigma], dtype=object), "sigma")[0])
     given = _plain(sigma, "sigma")
     shape = () if isinstance(given, list) else tuple(given.shape)
@@ -118,10 +121,9 @@ def _dense_sigma(sigma: Any, count: int, n: int) -> Any:
 
 
 def _listed(inputs: list[Any], target: list[Any], sigma: Any, names: Sequence[str], target_name: str) -> RaggedBatch:
-    lengths = np.array([len(part) for part in target])
     columns = [_parts(column, name, len(target)) for column, name in zip(inputs, names, strict=True)]
     made = ragged(columns, target, None, names, target_name)
-    return RaggedBatch(made.names, target_name, made.columns, made.target, made.offsets, _long_sigma(sigma, lengths))
+    return RaggedBatch(made.names, target_name, made.columns, made.target, made.offsets, _long_sigma(sigma, made.offsets))
 
 
 def _parts(column: Any, name: str, count: int) -> list[Any]:
@@ -147,31 +149,36 @@ def _long(inputs: list[Any], target: Any, offsets: Any, sigma: Any, names: Seque
         whole = False
     if not whole:
         raise DataError(f"offsets is {str(offsets)[:60]}; expected whole numbers, (fits + 1,), from 0 to the number of rows.")
-    edges = edges.astype(np.int64)
-    if edges[0] != 0 or edges[-1] != len(target) or (np.diff(edges) < 0).any():
+    edges = edges.astype(np.int64, copy=False)
+    if edges[0] != 0 or edges[-1] != len(target) or not rise(edges):
         raise DataError(
             f"offsets go from {edges[0]} to {edges[-1]}; expected them to rise from 0 to the number of rows, {len(target)}."
         )
-    return RaggedBatch(tuple(names), target_name, tuple(inputs), target, edges, _long_sigma(sigma, np.diff(edges)))
+    return RaggedBatch(tuple(names), target_name, tuple(inputs), target, edges, _long_sigma(sigma, edges))
 
 
-def _long_sigma(sigma: Any, lengths: np.ndarray) -> Floats | None:
+def _long_sigma(sigma: Any, offsets: np.ndarray) -> Any:
     """One sigma for each row of the long columns."""
     if sigma is None:
         return None
-    total = int(lengths.sum())
-    if np.ndim(sigma) == 0 and not hasattr(sigma, "__len__"):
-        return np.full(total, real(np.array([sigma], dtype=object), "sigma")[0])
+    total, lengths = int(offsets[-1]), np.diff(offsets)
+    if not isinstance(sigma, (list, tuple)) and np.ndim(sigma) == 0:
+        return np.broadcast_to(real(np.array([sigma], dtype=object), "sigma")[0], (total,))
     given = _plain(sigma, "sigma")
     if isinstance(given, list):
         other = np.array([len(part) for part in given])
         if len(other) == len(lengths) and (other == lengths).all():
-            return np.concatenate([numbers(part, "sigma") for part in given])
+            dtype = plain_arrays(given)
+            return (
+                np.concatenate([numbers(part, "sigma") for part in given]) if dtype is None else LongColumn(given, offsets, dtype)
+            )
     elif given.shape in ((len(lengths),), (len(lengths), 1)):
-        return np.repeat(numbers(given, "sigma").reshape(-1), lengths)
+        return Spread(numbers(given, "sigma").reshape(-1), offsets)
     elif given.shape == (total,):
         return numbers(given, "sigma")
     elif len(given.shape) == 2 and len(given) == len(lengths) and (lengths == given.shape[1]).all():
+        if isinstance(given, Table):
+            return LongColumn(given.parts, offsets, given.dtype)
         return numbers(given, "sigma").reshape(-1)
     raise DataError(
         f"sigma does not fit the data: expected one number, one per fit ({len(lengths)}), or one per row like the target."

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SLICE = 1 << 16  # rows taken from the file at a time
 PART = 1 << 17  # rows of a part of the file, at least: small row groups are taken together
 WINDOW = 1 << 23  # bytes of numbers in a window
-WIDE_WINDOW = 1 << 28  # where each window is a pass over the file
+WIDE_WINDOW = 1 << 27  # where each window is a pass over the file
 SCATTERED = 4  # times that the file would be read, from which windows are wide
 KEPT = 2  # windows that are held: threads work in neighbouring blocks
 BUFFER = 1 << 20  # bytes of a column read from disk at a time
@@ -123,6 +123,8 @@ class Source:
         coded = isinstance(column, self._arrow.DictionaryArray)
         if not coded and column.null_count == 0 and self._arrow.types.is_primitive(column.type):
             return labelled(column.to_numpy(zero_copy_only=False), name)
+        if str(column.type) == "string_view":  # of which Arrow cannot take some yet
+            column = column.cast(self._arrow.large_string())
         column = column if coded else column.dictionary_encode()
         codes = column.indices.cast(self._arrow.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         seen = np.zeros(len(column.dictionary) + 1, dtype=bool)  # one more, for -1

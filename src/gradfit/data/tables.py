@@ -115,10 +115,10 @@ def key_columns(by: Any, table: Table, taken: Mapping[str, str]) -> tuple[str, .
     names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (list, tuple)) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(
-            f"by is {str(by)[:60]!r}; expected the name of the column that says which fit a row belongs to, or a list of names."
+            f"by is {repr(by)[:60]}; expected the name of the column that says which fit a row belongs to, or a list of names."
         )
     for name in names:
-        table.check(name, "column in by,")
+        table.check(name, "group column")
         if names.count(name) > 1:
             raise DataError(f"by names {name!r} twice; name it once.")
         if name in taken:

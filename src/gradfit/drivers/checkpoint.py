@@ -11,6 +11,7 @@ when waiting longer would put more work at risk than writing costs.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import os
@@ -85,22 +86,20 @@ class Folder:
             found = map(LIKE_IT.fullmatch, os.listdir(self.place))
             return sorted((int(name[1]), int(name[2])) for name in found if name is not None)
 
-    def kept(self, begin: int, end: int) -> list[Kept]:
+    def kept(self, begin: int, end: int) -> Iterator[Kept]:
         """Read the blocks of a file that are whole; none where the file is of other work, or cannot be read."""
-        blocks: list[Kept] = []
         try:
             stored = open_table(self.place / NAME.format(begin, end))
             said = json.loads(stored.metadata[HEADING])
             if said["job"] != self.identity:
-                return []
+                return
             for entry, part in zip(said["blocks"], stored.parts(), strict=True):
                 arrays = {name: column for name, column in part.items() if isinstance(column, np.ndarray)}
                 block = Kept(entry["begin"], entry["end"], entry["inputs"], arrays)
                 if _sum(block) == entry["sum"]:
-                    blocks.append(block)
+                    yield block
         except (StorageError, ValueError, KeyError, TypeError, AttributeError):
-            return blocks  # damage is no error: what it took is fitted again
-        return blocks
+            return  # damage is no error: what it took is fitted again
 
     def check(self, block: Kept, inputs: Mapping[str, str]) -> None:
         """Refuse a block that was fitted to other data than those at hand.
@@ -192,6 +191,23 @@ class Writer:
             ) from None
         now = time.monotonic()
         self.due = now + max(OFTEN, min(AT_RISK * (now - self.begun), SELDOM), (now - started) / COST)
+
+
+def left(blocks: list[tuple[int, int]], done: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Which blocks are not done, though these may have been cut elsewhere."""
+    whole: list[list[int]] = []  # pieces without gaps
+    for begin, end in sorted(done):
+        if whole and begin <= whole[-1][1]:
+            whole[-1][1] = max(end, whole[-1][1])
+        else:
+            whole.append([begin, end])
+    starts = [begin for begin, _ in whole]
+
+    def is_done(begin: int, end: int) -> bool:
+        place = bisect.bisect_right(starts, begin) - 1
+        return place >= 0 and end <= whole[place][1]
+
+    return [block for block in blocks if not is_done(*block)]
 
 
 def sizes(blocks: list[tuple[int, int]]) -> int:

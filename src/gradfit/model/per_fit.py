@@ -55,17 +55,21 @@ class PerFit:
             fixed = {**shared, **{name: _one(values, fit) for name, values in self.own_fixed.items()}}
         return {"start": start or None, "bounds": bounds or None, "fixed": fixed}
 
-    def sound(self, count: int) -> np.ndarray:
-        """Which fits have numbers for values of their own, and starts within their bounds, (count,) bool."""
+    def sound(self, begin: int, end: int) -> np.ndarray:
+        """Which of some fits have numbers for values of their own, and starts within their bounds, (end - begin,) bool."""
+        count = end - begin
         found = np.ones(count, dtype=bool)
         for values in (*self.own_start.values(), *self.own_fixed.values()):
-            found &= np.isfinite(values.reshape(count, -1)).all(axis=1)
+            found &= np.isfinite(values[begin:end].reshape(count, -1)).all(axis=1)
         shared = self.start if isinstance(self.start, Mapping) else {}
         for name in {*self.own_bounds, *self.own_start}:
             spec = self.defaults[name]
             pair = self.own_bounds.get(name) or self.bounds.get(name) or (spec.lower, spec.upper)
-            low, high = np.reshape(_bound(pair[0], -np.inf), (-1, 1)), np.reshape(_bound(pair[1], np.inf), (-1, 1))
-            given = self.own_start.get(name, shared.get(name, spec.start))
+            low, high = (
+                np.reshape(_bound(side if np.ndim(side) == 0 else side[begin:end], none), (-1, 1))
+                for side, none in zip(pair, (-np.inf, np.inf), strict=True)
+            )
+            given = self.own_start[name][begin:end] if name in self.own_start else shared.get(name, spec.start)
             found &= (low < high)[:, 0]
             if given is not None:
                 starts = np.reshape(given, (count if name in self.own_start else 1, -1))
@@ -305,5 +309,5 @@ def _inside(low: Any, high: Any) -> Any:
 def _columns(values: Any, size: int, count: int) -> list[Any]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim >= 1 and len(array) == count and array.size == count * size:
-        return list(np.ascontiguousarray(array.reshape(count, size).T))
+        return list(array.reshape(count, size).T)
     return [float(value) for value in array.reshape(-1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,9 @@ SENTENCES = {
     "not_done": "Not fitted: the work was interrupted before this fit.",
 }
 SENTENCES |= {NAMES[OF_FLAW[flaw]]: f"Not fitted: {sentence}." for flaw, sentence in FLAWS.items()}
-SENTENCES[NAMES[TOO_FEW]] = "Not fitted: it has fewer rows than parameters, or none left to validate on; add data, or fix some parameters."
+SENTENCES[NAMES[TOO_FEW]] = (
+    "Not fitted: it has fewer rows than parameters, or none left to validate on; add data, or fix some parameters."
+)
 SENTENCES[NAMES[BAD_START]] = "Not fitted: its start is NaN, or outside its bounds."
 SENTENCES[NAMES[REFUSED]] = "Not fitted: the model or the method raised an error for its data, which fits[i] raises again."
 
@@ -84,7 +87,10 @@ class ManyRecord:
     def empty(cls, count: int, names: tuple[str, ...], *, covariance: bool, validation: bool, **said: object) -> ManyRecord:
         """Make room for the results of fits that are not made yet."""
         m = len(names)
-        unknown = lambda *shape: np.full(shape[::-1], np.nan).T  # noqa: E731  # a parameter lies in one piece
+
+        def unknown(*shape: int) -> Floats:
+            return np.full(shape[::-1], np.nan).T  # a parameter lies in one piece
+
         return cls(
             names=names,
             values=unknown(count, m),
@@ -109,14 +115,21 @@ class ManyRecord:
         """Which may be used as fits, (count,) bool."""
         return np.asarray(SUCCESSFUL[self.status])
 
+    @property
+    def counts(self) -> list[int]:
+        """How many fits ended in which status, by place in :data:`gradfit.methods.many.NAMES`."""
+        found = np.zeros(len(NAMES), dtype=np.int64)
+        for begin in range(0, self.count, PIECE):
+            found += np.bincount(self.status[begin : begin + PIECE], minlength=len(NAMES))
+        return found.tolist()
+
     def of_its_own(self, name: str) -> bool:
         """Whether each fit has a value of its own for a fixed parameter."""
         return np.ndim(self.fixed[name]) > len(self.shapes.get(name, ()))
 
     def part(self, places: np.ndarray | slice) -> ManyRecord:
         """Give some of the fits."""
-        cut = lambda array: None if array is None else array[places]  # noqa: E731
-        arrays = {name: cut(getattr(self, name)) for name in ARRAYS}
+        arrays: dict[str, Any] = {name: None if (own := getattr(self, name)) is None else own[places] for name in ARRAYS}
         keys = {name: labels[places] for name, labels in self.keys.items()}
         fixed = {name: np.asarray(value)[places] if self.of_its_own(name) else value for name, value in self.fixed.items()}
         return replace(self, **arrays, keys=keys, fixed=fixed)
@@ -140,4 +153,5 @@ class ManyRecord:
                 own[places] = getattr(other, name)
 
 
+PIECE = 1 << 20  # fits that are looked at together: what numpy makes of them is larger than they are
 ARRAYS = ("values", "stderr", "loss", "n", "steps", "status", "covariance", "validation_loss", "dof")
