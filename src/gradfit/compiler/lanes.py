@@ -34,7 +34,7 @@ from gradfit.compiler.values import Value, muladd
 # Words of the job; behind them, for each column its address and how many numbers it goes on from fit to fit (0: shared by all).
 JOB = (
     "count", "rows", "target", "sizes", "weight", "weight_stride", "start", "start_row", "start_step", "lower", "lower_stride", "upper", "upper_stride", "fixed",
-    "fixed_stride", "squares", "results", "scratch", "places", "most", "damping", "damping_step",
+    "fixed_stride", "results", "scratch", "places", "most", "damping", "damping_step",
 )  # fmt: skip
 PLACE = {name: place for place, name in enumerate(JOB)}
 DOUBLE = TYPES["double"]
@@ -286,10 +286,28 @@ class _Writer:
             elif kind == "rows":
                 number = builder.sitofp(size, DOUBLE)
             elif kind == "square":
-                number = element("squares", ir.Constant(INDEX, 1), 0)
+                number = self._square(builder, job, scratch, lane, size)
             else:
                 number = ir.Constant(DOUBLE, float(kind))
             builder.store(self.convert(builder, number, self.number), self.cell(builder, scratch, name, lane))
+
+    def _square(self, builder: ir.IRBuilder, job: Any, scratch: Any, lane: Any, size: Any) -> Any:
+        """Sum of (target * weight)² of a lane, row after row: an order that does not depend on how long other fits are."""
+        rows, width = word(builder, job, PLACE["rows"]), ir.Constant(INDEX, self.layout.width)
+        columns = [0, *([self.layout.columns - 1] if self.layout.weighted else [])]
+        starts = [builder.gep(self.rows_of(builder, scratch, column, rows), [lane]) for column in columns]
+        with builder.goto_entry_block():
+            total = builder.alloca(DOUBLE)
+        builder.store(ir.Constant(DOUBLE, 0.0), total)
+
+        def add(builder: ir.IRBuilder, row: Any) -> None:
+            place = builder.mul(row, width)
+            parts = [self.convert(builder, builder.load(builder.gep(start, [place])), DOUBLE) for start in starts]
+            white = parts[0] if len(parts) == 1 else builder.fmul(*parts)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(white, white)), total)
+
+        _loop(builder, ir.Constant(INDEX, 0), size, add)
+        return builder.load(total)
 
     # -- the loop
 

@@ -19,7 +19,7 @@ from gradfit.model.loss import Loss
 from gradfit.typing import Floats
 
 MOST_PARAMETERS = 12  # more are not unrolled; the careful algorithm serves them
-MOST_LOOKS = 40
+MOST_LOOKS = 300  # of a fit in double precision: one that needs many costs less here than in the careful solver
 MOST_LOOKS_SINGLE = 16
 ALIGNED = 64
 ALGORITHM = LaneMarquardt()
@@ -128,14 +128,14 @@ def _results(
     places = np.zeros(2 * layout.width, dtype=np.int64)
     lower, upper, fixed = (np.ascontiguousarray(part, dtype=np.float64) for part in (lower, upper, fixed))
     step, row = (stride // 8 for stride in start.strides)
-    sizes, squares = np.ascontiguousarray(block.sizes, dtype=np.int64), np.ascontiguousarray(block.squares, dtype=np.float64)
+    sizes = np.ascontiguousarray(block.sizes, dtype=np.int64)
     damping = np.array([FIRST_DAMPING]) if damping is None else damping
     goes_on = lambda array: array.shape[-1] if array.ndim == 2 else 0  # noqa: E731
     words = {
         "count": count, "rows": n, "target": address_of(target), "sizes": address_of(sizes), "weight": address_of(weight),
         "weight_stride": goes_on(weight), "start": address_of(start), "start_row": row, "start_step": step, "lower": address_of(lower), "lower_stride": goes_on(lower),
         "upper": address_of(upper), "upper_stride": goes_on(upper), "fixed": address_of(fixed), "fixed_stride": goes_on(fixed),
-        "squares": address_of(squares), "results": address_of(results), "scratch": scratch, "places": address_of(places), "most": most,
+        "results": address_of(results), "scratch": scratch, "places": address_of(places), "most": most,
         "damping": address_of(damping), "damping_step": int(damping.size > 1),
     }  # fmt: skip
     listed = [words[name] for name in JOB]

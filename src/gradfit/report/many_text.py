@@ -41,7 +41,7 @@ def _rows(numbers: np.ndarray) -> str:
 
 def counts(record: ManyRecord) -> dict[str, int]:
     """How many fits ended in which status, the most frequent first."""
-    found = np.bincount(record.status, minlength=len(NAMES))
+    found = np.array(record.counts)
     return {NAMES[code]: int(found[code]) for code in np.argsort(-found, kind="stable") if found[code]}
 
 
@@ -64,10 +64,10 @@ def _statuses(record: ManyRecord) -> str:
 
 def _values(record: ManyRecord) -> str:
     """Quantiles of the parameters, the loss and the steps over the fits that succeeded."""
-    rows = [("of those", "lowest", *(f"{100 * share:.0f}%" for share in QUANTILES), "highest")]
+    rows = [("", "lowest", *(f"{100 * share:.0f}%" for share in QUANTILES), "highest")]
     for name, values in _listed(record):
         rows.append((name, *(_cell(value) for value in _quantiles(values[record.success], (0, *QUANTILES, 1)))))
-    return columns_with_numbers(rows)
+    return "Values of the fits that succeeded\n" + columns_with_numbers(rows)
 
 
 def _listed(record: ManyRecord) -> list[tuple[str, Floats]]:
@@ -79,7 +79,7 @@ def _listed(record: ManyRecord) -> list[tuple[str, Floats]]:
 
 def _errors(record: ManyRecord) -> str:
     """Quantiles of the relative standard errors, and how many are not known."""
-    rows = [("relative error", *(f"{100 * share:.0f}%" for share in QUANTILES), "no error")]
+    rows = [("", *(f"{100 * share:.0f}%" for share in QUANTILES), "no error")]
     for name in record.names[:MANY]:
         value, stderr = number(record, name)
         value, stderr = value[record.success], stderr[record.success]
@@ -88,7 +88,11 @@ def _errors(record: ManyRecord) -> str:
             relative = 100 * stderr[known] / np.abs(value[known])
         rows.append((name, *(_percent(share) for share in _quantiles(relative, QUANTILES)), f"{int((~known).sum())}"))
     more = len(record.names) - MANY
-    return columns_with_numbers(rows) + (f"\n  ... and {more} more parameters" if more > 0 else "")
+    return (
+        "Standard errors relative to the values\n"
+        + columns_with_numbers(rows)
+        + (f"\n  ... and {more} more parameters" if more > 0 else "")
+    )
 
 
 def _failed(record: ManyRecord) -> str:
@@ -100,7 +104,7 @@ def _failed(record: ManyRecord) -> str:
         if not record.success[places[0]]:
             more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
             lines.append(f"  {name}: {', '.join(title(record, int(place)) for place in places[:SHOWN])}{more}")
-    return "\n".join(["Failed", *lines]) if lines else ""
+    return "\n".join(["Fits that failed", *lines]) if lines else ""
 
 
 def title(record: ManyRecord, place: int) -> str:
