@@ -1,6 +1,6 @@
 """Draw the pictures of the docs with gradfit itself: ``python docs/pictures.py`` writes docs/images/.
 
-The four learning curves are those of docs/tutorial.md, from the same data and the same fits.
+The four learning curves are those of docs/tutorial.md, the many fits those of docs/many_results.md, from the same data and the same fits.
 """
 
 from __future__ import annotations
@@ -23,6 +23,26 @@ def celsius(t_u: Any, w: Any, b: Any) -> Any:
 def polynomial(x: Any, c: Any) -> Any:
     """Give c[0] + c[1] x + c[2] x² + ..."""
     return sum(c[k] * x**k for k in range(len(c)))
+
+
+def decay(t: Any, a: Any, tau: Any, c: Any = 0.0) -> Any:
+    """Give an exponential decay to c."""
+    return a * np.exp(-t / tau) + c
+
+
+def draw_many(folder: Path) -> None:
+    """Write the pictures of many fits: an image with a decay in each pixel."""
+    rng = np.random.default_rng(1)
+    t = np.linspace(0, 10, 25)
+    row, column = np.mgrid[:30, :40]
+    tau = (2 + 1.5 * np.exp(-(((row - 14) / 7) ** 2) - ((column - 22) / 10) ** 2)).ravel()
+    image = 5 * np.exp(-t / tau[:, None]) + 0.3 + rng.normal(0, 0.05, (1200, 25))
+    image[130], image[655, 3] = np.nan, np.inf
+    image[808, 6] += 4
+    fits = gradfit.fit_many(decay, t, image)
+    fits.plot_map("tau", (30, 40), folder / "many-map.png")
+    fits.plot("tau", folder / "many-histogram.png")
+    fits.plot_fits("worst", count=3, path=folder / "many-worst.png")
 
 
 def readings(rng: np.random.Generator, n: int, noise: float = 1.7) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +78,8 @@ def draw(folder: Path) -> None:
     for letter, result in (("a", a), ("b", b), ("c", c), ("d", d)):
         assert str(result.diagnosis.letter).lower() == letter, result.diagnosis
         result.plot_history(folder / f"curves-{letter}.png")
+
+    draw_many(folder)
 
 
 if __name__ == "__main__":

@@ -123,11 +123,13 @@ class Layout:
 def lanes_object(layout: Layout, algorithm: Algorithm, edition: str) -> bytes:
     """Compile ``gf_lanes(int64 *job)``; ``edition`` names the algorithm's text."""
     measure = None if layout.measure is None else layout.measure.key
-    key = repr(("lanes", layout.source.key, measure, layout.working, layout.data, layout.weighted, layout.bounded, layout.brief, edition))
+    key = repr(
+        ("lanes", layout.source.key, measure, layout.working, layout.data, layout.weighted, layout.bounded, layout.brief, edition)
+    )
     return compiled(key, lambda: str(_Writer(layout, algorithm).module()))
 
 
-class _Dividing(ir.IRBuilder):
+class _Dividing(ir.IRBuilder):  # type: ignore[misc]  # llvmlite has no types
     """Lets LLVM multiply by a reciprocal that is the same for all rows: a division costs as much as ten products."""
 
     def fdiv(self, lhs: Any, rhs: Any, name: str = "", flags: Sequence[str] = ()) -> Any:
@@ -142,7 +144,9 @@ class _Writer:
 
     def __init__(self, layout: Layout, algorithm: Algorithm) -> None:
         self.layout, self.algorithm = layout, algorithm
-        self.cells = list(algorithm.cells(layout.p, bounded=layout.bounded)) + [f"fixed {k}" for k in range(len(layout.source.fixed))]
+        self.cells = list(algorithm.cells(layout.p, bounded=layout.bounded)) + [
+            f"fixed {k}" for k in range(len(layout.source.fixed))
+        ]
         self.number, self.wide = TYPES[layout.working], ir.VectorType(TYPES[layout.working], layout.width)
         self.given = TYPES[layout.data]
         self.step_bytes = BYTES[layout.working]
@@ -245,7 +249,8 @@ class _Writer:
         rows = word(builder, job, PLACE["rows"])
         given = [(pointer(builder, job, PLACE["target"], self.given), rows)]
         given += [
-            (pointer(builder, job, at + 2 * k, self.given), word(builder, job, at + 2 * k + 1)) for k in range(len(self.layout.source.inputs))
+            (pointer(builder, job, at + 2 * k, self.given), word(builder, job, at + 2 * k + 1))
+            for k in range(len(self.layout.source.inputs))
         ]
         if self.layout.weighted:
             given.append((pointer(builder, job, PLACE["weight"], self.given), word(builder, job, PLACE["weight_stride"])))
@@ -272,7 +277,9 @@ class _Writer:
             numbers = pointer(builder, job, PLACE[name], DOUBLE)
             return builder.load(builder.gep(numbers, [builder.add(builder.mul(fit, stride), ir.Constant(INDEX, k))]))
 
-        begins = dict(self.algorithm.cells(self.layout.p, bounded=self.layout.bounded)) | {f"fixed {k}": f"fixed {k}" for k in range(fixed)}
+        begins = dict(self.algorithm.cells(self.layout.p, bounded=self.layout.bounded)) | {
+            f"fixed {k}": f"fixed {k}" for k in range(fixed)
+        }
         for name, begin in begins.items():
             kind, _, k = begin.partition(" ")
             if kind == "start":
@@ -361,7 +368,9 @@ class _Writer:
 
                 def share(builder: ir.IRBuilder, row: Any, source: Any = source, aim: Any = aim) -> None:
                     number = self.convert(builder, builder.load(builder.gep(source, [row])), self.number)
-                    builder.store(self._spread(builder, number), self.at_row(builder, aim, row), align=self.step_bytes * self.layout.width)
+                    builder.store(
+                        self._spread(builder, number), self.at_row(builder, aim, row), align=self.step_bytes * self.layout.width
+                    )
 
                 _loop(builder, ir.Constant(INDEX, 0), rows, share)
 

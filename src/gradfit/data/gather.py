@@ -65,7 +65,7 @@ def _plain(values: Any, name: str) -> Any:
     )
 
 
-def _list(values: Sequence[Any], name: str) -> Any:
+def _list(values: Any, name: str) -> Any:
     """Tell a list of arrays, one per fit, from one of numbers."""
     parts = [part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else part for part in values]
     if any(isinstance(part, (str, bytes)) for part in parts) or not any(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gradfit.compiler.lanes import Look
 from gradfit.compiler.values import Value, isfinite, maximum, minimum, muladd, sqrt, where
@@ -109,7 +109,9 @@ class LaneMarquardt:
             return [*state.theta, state.sum, state.steps, cells["how"]]
         free = None
         if bounded:
-            on = [(theta <= low) | (theta >= high) for theta, low, high in zip(state.theta, state.lower, state.upper, strict=True)]
+            on = [
+                (theta <= low) | (theta >= high) for theta, low, high in zip(state.theta, state.lower, state.upper, strict=True)
+            ]
             free = [~stands for stands in on]
         normal = _restricted(state.normal, free, p)
         inverse = _inverse(_cholesky(normal, p), p)
@@ -131,9 +133,13 @@ class _State:
     """The cells by name."""
 
     def __init__(self, cells: Mapping[str, Value], p: int, bounded: bool) -> None:
-        several = lambda name, count: [cells[f"{name} {j}"] for j in range(count)]  # noqa: E731
+        several: Callable[[str, int], list[Value]] = lambda name, count: [cells[f"{name} {j}"] for j in range(count)]  # noqa: E731
         self.theta, self.trial = several("theta", p), several("trial", p)
-        self.gradient, self.largest, self.normal = several("gradient", p), several("largest", p), several("normal", p * (p + 1) // 2)
+        self.gradient, self.largest, self.normal = (
+            several("gradient", p),
+            several("largest", p),
+            several("normal", p * (p + 1) // 2),
+        )
         self.lower, self.upper = (several("lower", p), several("upper", p)) if bounded else ([], [])
         self.sum, self.damping, self.predicted = cells["sum"], cells["damping"], cells["predicted"]
         self.looks, self.steps, self.rows, self.square = cells["looks"], cells["steps"], cells["rows"], cells["square"]
@@ -233,9 +239,7 @@ def _within(state: _State, damped: list[Value], delta: list[Value], free: list[V
         slope.append(total)
     again, _ = _solve(damped, slope, [own & ~cut for own, cut in zip(free, held, strict=True)], p)
     found = [where(cut, shift, part) for cut, shift, part in zip(held, moved, again, strict=True)]
-    return [
-        minimum(maximum(state.theta[j] + found[j], state.lower[j]), state.upper[j]) - state.theta[j] for j in range(p)
-    ]
+    return [minimum(maximum(state.theta[j] + found[j], state.lower[j]), state.upper[j]) - state.theta[j] for j in range(p)]
 
 
 def _fall(state: _State, delta: Sequence[Value]) -> Value:

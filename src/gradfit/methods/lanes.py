@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -83,7 +84,14 @@ class Forerun:
 
 
 def fit(
-    kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int,
+    kernel: NativeKernel,
+    block: Block,
+    start: Floats,
+    lower: Floats,
+    upper: Floats,
+    fixed: Floats,
+    *,
+    most: int,
     damping: Floats | None = None,
 ) -> Quick:
     """Fit each data set of a block from its start.
@@ -102,22 +110,42 @@ def fit(
     return Quick(_results(kernel, block, start, lower, upper, fixed, most, damping, single=False), start.shape[1])
 
 
-def forerun(kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int) -> Forerun:
+def forerun(
+    kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, *, most: int
+) -> Forerun:
     """Go most of the way in single precision, whose vectors have twice the lanes; arguments as of `fit`."""
     return Forerun(_results(kernel, block, start, lower, upper, fixed, most, None, single=True), start.shape[1])
 
 
 def _results(
-    kernel: NativeKernel, block: Block, start: Floats, lower: Floats, upper: Floats, fixed: Floats, most: int, damping: Floats | None, *, single: bool
+    kernel: NativeKernel,
+    block: Block,
+    start: Floats,
+    lower: Floats,
+    upper: Floats,
+    fixed: Floats,
+    most: int,
+    damping: Floats | None,
+    *,
+    single: bool,
 ) -> Floats:
     """Run the compiled algorithm; gives its results, (numbers, count)."""
     count, p = start.shape
     weighted = block.weight is not None
-    bounded = bool(np.isfinite(lower).any() or np.isfinite(upper).any())
+    # Bounds of each fit's own: not a matter of which fits happen to be in this block.
+    bounded = lower.ndim == 2 or upper.ndim == 2 or bool(np.isfinite(lower).any() or np.isfinite(upper).any())
     arrays = [block.target, *block.columns, *([block.weight] if block.weight is not None else [])]
     data = "single" if all(array.dtype == SINGLE for array in arrays) else "double"
     kind = np.float32 if data == "single" else np.float64
-    layout = Layout(kernel.code.prediction, "single" if single else "double", data, weighted, bounded, brief=single, measure=measure_of(kernel))
+    layout = Layout(
+        kernel.code.prediction,
+        "single" if single else "double",
+        data,
+        weighted,
+        bounded,
+        brief=single,
+        measure=measure_of(kernel),
+    )
     target, *columns = [np.ascontiguousarray(array, dtype=kind) for array in arrays]
     weight = columns.pop() if weighted else target
     results = np.empty((ALGORITHM.result_size(p, brief=single), count))
@@ -130,7 +158,7 @@ def _results(
     step, row = (stride // 8 for stride in start.strides)
     sizes = np.ascontiguousarray(block.sizes, dtype=np.int64)
     damping = np.array([FIRST_DAMPING]) if damping is None else damping
-    goes_on = lambda array: array.shape[-1] if array.ndim == 2 else 0  # noqa: E731
+    goes_on: Callable[[np.ndarray], int] = lambda array: array.shape[-1] if array.ndim == 2 else 0  # noqa: E731
     words = {
         "count": count, "rows": n, "target": address_of(target), "sizes": address_of(sizes), "weight": address_of(weight),
         "weight_stride": goes_on(weight), "start": address_of(start), "start_row": row, "start_step": step, "lower": address_of(lower), "lower_stride": goes_on(lower),

@@ -19,6 +19,7 @@ from gradfit.compiler.compiled import NativeKernel, address_of
 from gradfit.compiler.solver import Entry, Size
 from gradfit.data.batch import FINE, FLAWS, Block
 from gradfit.methods import lanes, marquardt, refits
+from gradfit.methods.lane_marquardt import FIRST_DAMPING
 from gradfit.methods.method import Status
 from gradfit.methods.solving import STATE, P, Solver, algorithm_object, linked
 from gradfit.methods.stopping import ARRIVED
@@ -199,7 +200,9 @@ def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) 
         return _careful(kernel, block, starts, limits)
     found = _quick(kernel, block, starts, limits)
     count, p = found.theta.shape
-    ends = Ends(found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, np.zeros(count), None)  # CONVERGED is 0
+    ends = Ends(
+        found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, np.zeros(count), None
+    )  # CONVERGED is 0
     rest = np.flatnonzero(~found.ended)
     if kernel.loss_kind != "least_squares":  # the careful algorithm would ask Python for each look
         ends.status[rest] = NOT_DONE
@@ -218,7 +221,7 @@ def _quick(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -
     first = lanes.forerun(kernel, block, begin, *given, most=most)
     lost = ~np.isfinite(first.sum)
     if lost.any():
-        first.theta[lost], first.damping[lost] = begin[lost], lanes.FIRST_DAMPING
+        first.theta[lost], first.damping[lost] = begin[lost], FIRST_DAMPING
     begin = first.theta
     if np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any():
         begin = np.clip(begin, starts.lower, starts.upper)  # single precision may have rounded a bound

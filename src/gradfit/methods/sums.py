@@ -28,9 +28,7 @@ def sum_all(
     return 0
 
 
-def rows_all(
-    linearize: Linearize, context: Any, points: Matrix, words: Counters, strides: Counters, systems: Matrices
-) -> int:
+def rows_all(linearize: Linearize, context: Any, points: Matrix, words: Counters, strides: Counters, systems: Matrices) -> int:
     """Residuals and their derivatives of one data set after the other; ``systems`` is (count, p + 1, rows), the residual last."""
     for i in range(systems.shape[0]):
         linearize(points[i], context, systems[i])

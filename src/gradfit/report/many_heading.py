@@ -1,6 +1,7 @@
 """The heading of a file of many fits: what its columns are, and what was fitted how.
 
 It is JSON text with a schema number, kept with its checksum beside plain columns that other programs read. Reading takes any schema up to ours.
+It holds a checksum of every array too: what is read is what was saved, whatever lay in between.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Heading:
         Types by name, as numpy has them.
     texts
         What was fitted, and how.
+    sums
+        Checksums of the arrays.
     """
 
     count: int
@@ -53,6 +56,14 @@ class Heading:
     keys: dict[str, np.dtype[Any]]
     arrays: dict[str, np.dtype[Any]]
     texts: dict[str, str]
+    sums: dict[str, str]
+
+    def check(self, record: ManyRecord) -> None:
+        """Refuse a record that is not the one that was saved."""
+        found = sums(record)
+        wrong = [name for name in found if self.sums.get(name) != found[name]]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: not what was saved")
 
     def room(self) -> ManyRecord:
         """Give a record of the right shape, to be filled."""
@@ -82,6 +93,7 @@ def heading(record: ManyRecord) -> dict[str, str]:
         "keys": {name: np.asarray(labels).dtype.str for name, labels in record.keys.items()},
         "arrays": {name: found.dtype.str for name, found in arrays.items()},
         "texts": {name: getattr(record, name) for name in TEXTS},
+        "sums": sums(record),
     }
     text = json.dumps({"format": FORMAT, "schema": SCHEMA, **plain(said)}, allow_nan=False)
     return {HEADING: text, CHECKSUM: checksum(text)}
@@ -90,6 +102,23 @@ def heading(record: ManyRecord) -> dict[str, str]:
 def checksum(text: str) -> str:
     """Sum a text up, so that damage shows."""
     return f"{zlib.crc32(text.encode()):08x}"
+
+
+def sums(record: ManyRecord) -> dict[str, str]:
+    """Sum the arrays of a record up, by name."""
+    arrays = {name: found for name in ARRAYS if (found := getattr(record, name)) is not None}
+    arrays |= {f"key {name}": np.asarray(labels) for name, labels in record.keys.items()}
+    arrays |= {f"fixed {name}": np.asarray(value) for name, value in record.fixed.items() if record.of_its_own(name)}
+    return {name: _sum(array) for name, array in arrays.items()}
+
+
+def _sum(array: np.ndarray) -> str:
+    if array.dtype == object:
+        return checksum("\0".join(map(str, array.tolist())))
+    found = 0
+    for index in np.ndindex(array.shape[1:]):  # however it lies in memory
+        found = zlib.crc32(np.ascontiguousarray(array[(slice(None), *index)]).view(np.uint8).data, found)
+    return f"{found:08x}"
 
 
 def read_heading(texts: Mapping[str, Any], count: int, name: str) -> Heading:
@@ -139,6 +168,7 @@ def _heading(stored: dict[str, Any]) -> Heading:
         keys={str(name): np.dtype(kind) for name, kind in stored["keys"].items()},
         arrays={name: np.dtype(kind) for name, kind in stored["arrays"].items() if name in ARRAYS},
         texts={name: str(text) for name, text in stored["texts"].items() if name in TEXTS},
+        sums={str(name): str(found) for name, found in stored["sums"].items()},
     )
     free = [element for name, shape in shapes.items() if name not in found.fixed for element in elements(name, shape)]
     if not set(found.fixed) <= set(shapes) or sorted(free) != sorted(found.names):

@@ -51,8 +51,9 @@ def read(path: str | os.PathLike[str]) -> ManyRecord:
         No such file; no fits, damaged, or of a newer schema.
     """
     stored, name = open_table(path), Path(path).name
-    record = read_heading(stored.metadata, stored.rows, name).room()
+    said = read_heading(stored.metadata, stored.rows, name)
     with damage(name):
+        record = said.room()
         made = stored_columns(record)
         begin = 0
         for part in stored.parts([column.label for column in made]):
@@ -61,4 +62,5 @@ def read(path: str | os.PathLike[str]) -> ManyRecord:
             for column in made:
                 put(record, slice(begin, end), column.kind, column.name, part[column.label])
             begin = end
+        said.check(record)
     return record

@@ -38,7 +38,7 @@ def _xarray() -> Any:
 
 
 def to_xarray(record: ManyRecord) -> Any:
-    """Give a Dataset: value and stderr (fit, param), covariance (fit, cov_i, cov_j), and how each fit ended."""
+    """Give a Dataset: value and stderr (fit, param), covariance (fit, cov_i, cov_j), and how each fit ended; a single key is an index."""
     xarray = _xarray()
     numbers = numbers_of(record)
     if tuple(numbers) == record.names:
@@ -62,7 +62,9 @@ def to_xarray(record: ManyRecord) -> Any:
         "loss": record.loss_name,
         "engine": record.engine,
     }
-    return xarray.Dataset(found, coordinates, said)
+    dataset = xarray.Dataset(found, coordinates, said)
+    own = [key_name(name) for name in record.keys]
+    return dataset.set_xindex(own[0]) if len(own) == 1 and own[0] != PLACE else dataset  # dataset.sel(sensor="a")
 
 
 def key_name(name: str) -> str:
@@ -188,8 +190,8 @@ def read(path: str | os.PathLike[str]) -> ManyRecord:
     with _opened(path) as dataset:
         count = dataset.sizes.get(PLACE, 0)
         said = read_heading(dataset.attrs, count, name)
-        record, rows = said.room(), slice(0, count)
         with damage(name):
+            record, rows = said.room(), slice(0, count)
             for kind in ("value", "stderr"):
                 table = dataset[kind].values
                 for place, element in enumerate(numbers_of(record)):
@@ -199,6 +201,7 @@ def read(path: str | os.PathLike[str]) -> ManyRecord:
                     put(record, rows, kind, kind, dataset[kind].values)
             for key, dtype in said.keys.items():
                 put(record, rows, "key", key, _key(dataset[key_name(key)], dtype))
+            said.check(record)
     return record
 
 
