@@ -19,7 +19,7 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
 
-# Ratios beside torch, C, scipy, and what of JAX, lmfit, optimistix `make bench-peers` has installed.
+# Ratios beside torch, C, scipy, and what of JAX, lmfit, optimistix, xarray `make bench-peers` has installed.
 bench: $(VENV)/installed-demo
 	$(VENV)/bin/python bench/run.py
 

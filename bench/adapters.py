@@ -16,6 +16,7 @@ from gradfit.data.sources import Table
 from gradfit.model.loss import resolve
 from gradfit.model.model import function_model
 from gradfit.model.parameters import parameters
+from many_problems import Many
 from problems import Data
 
 
@@ -47,6 +48,12 @@ def profile(fit: gradfit.FitResult, level: float) -> np.ndarray:
 def resample(fit: gradfit.FitResult, resamples: int, threads: int | None = None) -> gradfit.Bootstrap:
     """Refit to resampled residuals, from the fitted point."""
     return fit.bootstrap(resamples, threads=threads, progress=False)
+
+
+def fit_many(data: Many, threads: int | None = None) -> gradfit.FitResults:
+    """Fit many data sets; values, errors, losses and statuses are there when it returns."""
+    dtype = data.y.dtype.name
+    return gradfit.fit_many(data.work.model, data.x, data.y, start=data.starts, threads=threads, dtype=dtype, progress=False)
 
 
 def kernel(model: Callable[..., Any], data: Data) -> Any:

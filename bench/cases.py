@@ -12,6 +12,7 @@ import torch
 
 import adapters
 import latency
+import many_cases
 import peers_c
 import peers_intervals
 import peers_numpy
@@ -150,6 +151,9 @@ CASES: dict[str, Callable[[Effort], Lines]] = {
     "gaussian": gaussian,
     "intervals": intervals,
     "rows": rows,
+    "many": many_cases.fits,
+    "many-cube": many_cases.cube,
+    "many-memory": many_cases.memory,
     "latency": cold,
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peers_c import compiler
 
-PACKAGES = ("gradfit", "torch", "llvmlite", "numpy", "scipy", "jax", "optax", "optimistix", "lmfit")
+PACKAGES = ("gradfit", "torch", "llvmlite", "numpy", "scipy", "jax", "optax", "optimistix", "lmfit", "xarray")
 
 
 def describe() -> dict[str, str]:

@@ -25,14 +25,14 @@ def compiler() -> str | None:
 
 
 @cache
-def library(dtype: str, *extra: str) -> ctypes.CDLL:
-    """Compile the reference for one precision and load it; the file is gone afterwards, the loaded code stays."""
+def library(dtype: str, *extra: str, source: Path = SOURCE) -> ctypes.CDLL:
+    """Compile a source for one precision and load it; the file is gone afterwards, the loaded code stays."""
     found = compiler()
     if found is None:
         raise Unavailable("there is no C compiler: neither gcc nor cc is on the path")
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "reference.so")
-        command = [found, *FLAGS, *extra, f"-DREAL={TYPES[dtype]}", "-shared", "-fPIC", str(SOURCE), "-o", target, "-lm"]
+        command = [found, *FLAGS, *extra, f"-DREAL={TYPES[dtype]}", "-shared", "-fPIC", str(source), "-o", target, "-lm"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unavailable(f"the C compiler refuses: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
@@ -45,12 +45,12 @@ def descent(data: Data, optimizer: str, rate: float, epochs: int, *extra: str) -
     function = getattr(library(dtype.name, *extra), optimizer)
     function.restype = None
     start = np.array(list(data.start.values()), dtype=dtype)
-    x, y, n = _pointer(data.x), _pointer(data.y), ctypes.c_long(len(data.x))
+    x, y, n = pointer(data.x), pointer(data.y), ctypes.c_long(len(data.x))
 
     def run() -> np.ndarray:
         theta = start.copy()
         history = np.empty((epochs, 5), dtype=dtype)
-        function(x, y, n, _pointer(theta), ctypes.c_double(rate), ctypes.c_long(epochs), _pointer(history))
+        function(x, y, n, pointer(theta), ctypes.c_double(rate), ctypes.c_long(epochs), pointer(history))
         return theta
 
     return run
@@ -61,15 +61,16 @@ def loss_and_gradient(data: Data, *extra: str) -> Peer:
     function = library(data.x.dtype.name, *extra).decay
     function.restype = ctypes.c_double
     theta = np.array(list(data.start.values()), dtype=data.x.dtype)
-    x, y, n = _pointer(data.x), _pointer(data.y), ctypes.c_long(len(data.x))
+    x, y, n = pointer(data.x), pointer(data.y), ctypes.c_long(len(data.x))
 
     def run() -> np.ndarray:
         gradient = np.empty_like(theta)
-        function(x, y, n, _pointer(theta), _pointer(gradient))
+        function(x, y, n, pointer(theta), pointer(gradient))
         return gradient
 
     return run
 
 
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    """Give the address of an array's numbers."""
     return ctypes.c_void_p(array.ctypes.data)

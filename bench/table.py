@@ -1,7 +1,7 @@
 """What was measured against what was asked, as rows of plain text.
 
 A row compares gradfit with one peer. Its figure is "x faster" (the peer's time over gradfit's), "x as long" (gradfit's time over
-the peer's) or a time; beside it stand the figure that must be reached, the one aimed at, and which of them was.
+the peer's), a time, or an amount of memory; beside it stand the figure that must be reached, the one aimed at, and which of them was.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 
 from timing import Pairs
 
-Kind = Literal["x faster", "x as long", "time"]
-WIDTHS = (26, 31, 13, 13, 17, 12, 12, 8, 6)
+Kind = Literal["x faster", "x as long", "time", "memory"]
+WIDTHS = (27, 31, 14, 14, 17, 12, 12, 8, 6)
 HEADINGS = ("work", "beside", "gradfit", "peer", "figure", "must", "aim", "reached", "spread")
 
 
@@ -36,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. ``rows`` is given where times are told per row of data."""
+    """One comparison. ``rows`` is given where times are told per row of data, ``fits`` where they are told as fits a second."""
 
     work: str
     beside: str
@@ -47,6 +47,7 @@ class Row:
     spread: float | None = None
     pairs: int | None = None
     rows: int | None = None
+    fits: int | None = None
 
     @property
     def reached(self) -> str:
@@ -58,16 +59,18 @@ class Row:
         sign = ">=" if self.figure.kind == "x faster" else "<="
         asked = ["" if wanted is None else f"{sign} {self._written(wanted)}" for wanted in (self.figure.must, self.figure.aim)]
         figure = "" if self.value is None else self._written(self.value)
-        if figure and self.figure.kind != "time":
+        if figure and self.figure.kind.startswith("x "):
             figure += f" {self.figure.kind}"
         spread = "" if self.spread is None else f"{self.spread:.0%}"
         times = [self.time(seconds) for seconds in (self.gradfit, self.peer)]
         return (self.work, self.beside, *times, figure, *asked, self.reached, spread)
 
     def time(self, seconds: float | None) -> str:
-        """Write seconds a call, or nanoseconds a row."""
+        """Write seconds a call, nanoseconds a row, or fits a second."""
         if seconds is None:
             return ""
+        if self.fits is not None:
+            return f"{_large(self.fits / seconds)} fits/s"
         if self.rows is not None:
             return f"{seconds / self.rows * 1e9:.2f} ns/row"
         for size, unit in ((1.0, "s"), (1e-3, "ms")):
@@ -76,6 +79,8 @@ class Row:
         return f"{number(seconds / 1e-6)} us"
 
     def _written(self, value: float) -> str:
+        if self.figure.kind == "memory":
+            return f"{value:.0f} MB"
         return self.time(value) if self.figure.kind == "time" else number(value)
 
 
@@ -86,16 +91,23 @@ class Notice:
     text: str
 
 
-def compared(work: str, beside: str, figure: Figure, pairs: Pairs, *, rows: int | None = None) -> Row:
+def compared(work: str, beside: str, figure: Figure, pairs: Pairs, *, rows: int | None = None, fits: int | None = None) -> Row:
     """Make the row of a comparison of gradfit (first) with a peer (second)."""
     ours, theirs = median(pairs.first), median(pairs.second)
     value = 1 / pairs.ratio if figure.kind == "x as long" else pairs.ratio
-    return Row(work, beside, figure, ours, theirs, value, pairs.spread, len(pairs.first), rows)
+    return Row(work, beside, figure, ours, theirs, value, pairs.spread, len(pairs.first), rows, fits)
 
 
 def number(value: float) -> str:
     """Three digits, without exponents: 0.00123, 1.31, 46.2, 4123."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _large(value: float) -> str:
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{number(value / size)} {unit}"
+    return number(value)
 
 
 def line(cells: tuple[str, ...]) -> str:

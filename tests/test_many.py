@@ -214,18 +214,13 @@ def test_from_neighbours_begin_multiples_of_64_then_of_8_then_the_others(monkeyp
 
 
 def test_a_fit_that_fails_from_its_neighbour_is_made_again_from_the_default():
-    def wave(x, w=1.0):
-        return np.sin(w * x)
+    def pole(x, w=20.0):
+        return np.log(w - x)
 
-    # From the end of its neighbour, w = 6, the second would stay in another minimum or on a plateau: here outside the bounds of w**2 < 9.
-    def bounded(x, w=1.0):
-        return np.sin(w * x) + 0 * np.sqrt(9 - w**2)
-
-    data = np.stack([np.sin(2.9 * X / 3), np.sin(1.1 * X)])
-    fits = gradfit.fit_many(wave, X, data, start="neighbour")
-    np.testing.assert_allclose(fits.values["w"], [2.9 / 3, 1.1], atol=1e-6)
-    other = gradfit.fit_many(bounded, np.stack([X, np.where(X == 0, 1e9, X)]), data, start="neighbour")
-    assert other.success[0]
+    x = np.stack([X, X + 10])  # where the first ends, w = 5, the second has no value
+    fits = gradfit.fit_many(pole, x, np.log([[5.0], [15.0]] - x), start="neighbour")
+    np.testing.assert_allclose(fits.values["w"], [5, 15])
+    assert fits[1].values["w"] == pytest.approx(15)
 
 
 # --- each for itself -------------------------------------------------------------------------------------------------------
@@ -284,9 +279,10 @@ def test_the_status_says_what_is_wrong(kind, status):
     fits = run_with({4: kind}, {})
     assert (fits.status[4], fits.counts) == (status, {"converged": COUNT - 1, status: 1})
     assert fits.failed.tolist() == [4]
-    assert np.isnan([fits.values["a"][4], fits.stderr["a"][4], *(side[4] for side in fits.intervals()["a"])]).all()
+    assert np.isnan([fits.stderr["a"][4], *(side[4] for side in fits.intervals()["a"])]).all()
     assert fits.message(4) == SENTENCES[status]
     if status != "not_finite":
+        assert np.isnan(fits.values["a"][4])
         with pytest.raises(gradfit.FitError, match="fit 4 has no result"):
             fits[4]
 
@@ -390,8 +386,7 @@ def test_retry_makes_the_failures_again_and_leaves_the_others_to_the_last_bit():
 
 
 def test_more_starts_find_the_lowest_minimum_and_are_drawn_for_each_fit_alone():
-    start = {"a": np.where(np.arange(COUNT) % 4 == 1, -1e3, 1.0), "t": np.where(np.arange(COUNT) % 4 == 1, 1e-2, 1.0)}
-    options = {"start": start, "bounds": {"t": (1e-3, 10), "a": (-1e4, 1e4)}, "max_steps": 30}
+    options = {"start": {"t": np.where(np.arange(COUNT) % 4 == 1, 1e-3, 1.0)}}
     fits = gradfit.fit_many(decay, X, Y, **options)
     lost = fits.failed
     assert len(lost) > 1

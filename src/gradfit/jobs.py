@@ -412,6 +412,7 @@ class Job:
             spread=self.spread,
             observe=None,
         )
+        _ = outcome.loss  # what a model that cannot be evaluated raises is raised here
         return Fitted(outcome, kernel, setting, np.empty(0))
 
     def ended(self, block: Block, starts: Starts, place: int, status: Status) -> Fitted:

@@ -70,7 +70,8 @@ def fit_many(
     For each data set i the mean loss over its rows is minimised,
     :math:`\min_{\theta_i} \tfrac1{n_i} \sum_j \rho\big((f(x_{ij}, \theta_i) - y_{ij})/\sigma_{ij}\big)`, as :func:`gradfit.fit` does
     for one. Fits share nothing but the model: what is found for one does not depend on the others, to the last bit, nor on ``threads``
-    or the order of work. A fit that cannot be made has a status that says why; the others do not notice.
+    or the order of work (but with ``start="neighbour"`` on the fits it begins from). A fit that cannot be made has a status that says
+    why; the others do not notice.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def fit_many(
         default; those at multiples of 8 where the last of these before them ended; all others where the last of those did. Where
         that one failed, a fit begins at the default, and one that fails from a neighbour is made again from there. Good where
         neighbours are alike, as pixels of an image are. The default: the number or :class:`gradfit.Parameter` in the
-        signature, otherwise 1.
+        signature, otherwise 1; starts to go with "neighbour" or earlier results are given there.
     bounds
         ``{"w": (lower, upper)}``, each side None, a number, or (fits,); NaN for none.
     fixed
@@ -119,8 +120,9 @@ def fit_many(
     loss, f_scale
         As in :func:`gradfit.fit`: "squared", "huber", "soft_l1", "cauchy", "arctan", "poisson", or a function of (prediction, target).
     method
-        "lm", "linear", an optimizer of torch.optim by name or class, or an object, as in :func:`gradfit.fit`. Levenberg-Marquardt with
-        squared loss on a compiled model fits whole blocks in compiled code; anything else makes one fit after the other.
+        "lm", "linear", an optimizer of torch.optim by name or class, or an object, as in :func:`gradfit.fit`. Levenberg-Marquardt on a
+        model that can be compiled fits whole blocks in compiled code; with any other method, a loss of your own, or a model on the torch
+        engine one fit is made after the other, in about the time of :func:`gradfit.fit`.
     validation
         Rows to set apart in each fit, never used for its gradient: a fraction (of each fit's rows, the last of a permutation seeded with
         ``seed``, the same for fits of one length), row numbers that hold for every fit, or a mask, True for validation: (points,) or
@@ -128,8 +130,8 @@ def fit_many(
     seed
         For the split, mini-batches, and whatever a model draws; the same for every fit.
     dtype
-        "float32": Levenberg-Marquardt goes most of the way in single precision and ends in double; gradient descent computes in it.
-        Default: gradient descent follows the data, all else is in float64.
+        "float32": Levenberg-Marquardt goes most of the way in single precision and ends in double, to the accuracy of "float64"; gradient
+        descent computes in it. Default: "float32" where all numbers came so, else "float64".
     engine
         "auto", "native" or "torch", as in :func:`gradfit.fit`.
     covariance

@@ -150,3 +150,13 @@ def test_other_losses_end_where_a_single_fit_ends(loss, options):
     for theta, single in zip(ends.theta, singles, strict=True):
         error = np.array([single.params[name].stderr for name in START])
         assert np.max(np.abs(np.abs(theta) - np.abs(list(single.values.values()))) / error) < 2e-3
+
+
+def test_data_in_single_precision_go_most_of_the_way_in_it():
+    target = spectra(50, 8).astype(np.float32)
+    default = gradfit.fit_many(gauss, X.astype(np.float32), target, start=START)
+    asked = gradfit.fit_many(gauss, X.astype(np.float32), target, start=START, dtype="float32")
+    double = gradfit.fit_many(gauss, X.astype(np.float32), target, start=START, dtype="float64")
+    np.testing.assert_array_equal(default.record.values, asked.record.values)
+    assert (default.record.values != double.record.values).any()
+    np.testing.assert_array_less(np.abs(default.record.values - double.record.values), 1e-3 * double.record.stderr)
