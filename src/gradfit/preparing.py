@@ -10,7 +10,7 @@ import torch
 
 from gradfit import api
 from gradfit.compiler import calling
-from gradfit.data.batch import SINGLE, FINE, Batch, Block
+from gradfit.data.batch import FINE, SINGLE, Batch, Block
 from gradfit.data.dataset import Dataset
 from gradfit.errors import DataError, GradfitError, ModelError, OptionError, ParameterError
 from gradfit.jobs import BLOCK_NUMBERS, Job
@@ -88,7 +88,8 @@ def prepared(
             with np.errstate(over="ignore"):  # its scale may be absurd, which is a status
                 known, measure, named, chosen = made(fit, sample)
                 precision = api.precision_of(dtype, sample, chosen, model)
-                if dtype is None and isinstance(chosen, LevenbergMarquardt) and _is_single(block):  # Levenberg-Marquardt ends in double precision all the same
+                # Levenberg-Marquardt ends in double precision all the same.
+                if dtype is None and isinstance(chosen, LevenbergMarquardt) and _is_single(block):
                     precision = torch.float32
                 wide = torch.float64 if isinstance(chosen, LevenbergMarquardt) else precision
                 kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine)

@@ -118,7 +118,8 @@ class Repeats:
 
         size = A_BLOCK * (8 if kind == "profile" else 1)
         blocks = [(begin, min(begin + size, record.count)) for begin in range(0, record.count, size)]
-        run(blocks, find, consume, total=record.count, threads=threads, progress=progress)
+        if not run(blocks, find, consume, total=record.count, threads=threads, progress=progress):
+            python_warnings.warn("interrupted: the intervals of the fits that were left are NaN.", FitWarning, stacklevel=3)
         if unfair:
             python_warnings.warn(
                 f"of {len(unfair)} of {record.count} fits more than 5 % of the resampled fits did not converge, or not determine a "

@@ -46,7 +46,7 @@ class Algorithm(Protocol):
 
     def cells(self, p: int, *, bounded: bool) -> Mapping[str, str]:
         """Names of the numbers it keeps for a fit, each with what it begins as: "start j", "lower j", "upper j",
-        "damping", "rows", "square" or a number."""
+        "damping", "rows" or a number."""
 
     def step(self, cells: Mapping[str, Value], look: Look, most: Value, *, bounded: bool) -> tuple[dict[str, Value], Value]:
         """Decide: gives the cells that change, and which lanes have ended. The next trial is in the cells "trial j"."""
@@ -63,6 +63,8 @@ class Look:
     ----------
     sum
         S.
+    square
+        Sum of (target * weight)².
     gradient
         g, p Values.
     normal
@@ -70,6 +72,7 @@ class Look:
     """
 
     sum: Value
+    square: Value
     gradient: list[Value]
     normal: list[Value]
 
@@ -292,29 +295,9 @@ class _Writer:
                 number = element(kind, word(builder, job, PLACE[f"{kind}_stride"]), int(k))
             elif kind == "rows":
                 number = builder.sitofp(size, DOUBLE)
-            elif kind == "square":
-                number = self._square(builder, job, scratch, lane, size)
             else:
                 number = ir.Constant(DOUBLE, float(kind))
             builder.store(self.convert(builder, number, self.number), self.cell(builder, scratch, name, lane))
-
-    def _square(self, builder: ir.IRBuilder, job: Any, scratch: Any, lane: Any, size: Any) -> Any:
-        """Sum of (target * weight)² of a lane, row after row: an order that does not depend on how long other fits are."""
-        rows, width = word(builder, job, PLACE["rows"]), ir.Constant(INDEX, self.layout.width)
-        columns = [0, *([self.layout.columns - 1] if self.layout.weighted else [])]
-        starts = [builder.gep(self.rows_of(builder, scratch, column, rows), [lane]) for column in columns]
-        with builder.goto_entry_block():
-            total = builder.alloca(DOUBLE)
-        builder.store(ir.Constant(DOUBLE, 0.0), total)
-
-        def add(builder: ir.IRBuilder, row: Any) -> None:
-            place = builder.mul(row, width)
-            parts = [self.convert(builder, builder.load(builder.gep(start, [place])), DOUBLE) for start in starts]
-            white = parts[0] if len(parts) == 1 else builder.fmul(*parts)
-            builder.store(builder.fadd(builder.load(total), builder.fmul(white, white)), total)
-
-        _loop(builder, ir.Constant(INDEX, 0), size, add)
-        return builder.load(total)
 
     # -- the loop
 
@@ -391,7 +374,7 @@ class _Writer:
         numbers = [self.load(builder, self.cell(builder, scratch, f"trial {j}")) for j in range(p)]
         numbers += [self.load(builder, self.cell(builder, scratch, f"fixed {k}")) for k in range(len(self.layout.source.fixed))]
         columns = [self.rows_of(builder, scratch, column, rows) for column in range(self.layout.columns)]
-        count = 1 + p + p * (p + 1) // 2
+        count = 2 + p + p * (p + 1) // 2
         with builder.goto_entry_block():
             sums = [builder.alloca(self.wide) for _ in range(count)]
         for cell in sums:
@@ -416,7 +399,7 @@ class _Writer:
 
         _loop(builder, least, most, some)
         totals = [Value(builder, builder.load(cell)) for cell in sums]
-        return Look(totals[0], totals[1 : 1 + p], totals[1 + p :])
+        return Look(totals[0], totals[1], totals[2 : 2 + p], totals[2 + p :])
 
     def _products(
         self, builder: ir.IRBuilder, value: Any, slopes: Sequence[Any], given: Sequence[Any], inside: Any | None
@@ -428,6 +411,7 @@ class _Writer:
             builder, part if inside is None else builder.select(inside, part, ir.Constant(self.wide, None))
         )
         derivatives = [kept(white(slope)) for slope in slopes]
+        aim = kept(white(given[0]))
         if self.measure is None:
             residual = kept(white(builder.fsub(value, given[0])))
             whole, half, curved = (residual, residual), residual, derivatives
@@ -436,7 +420,7 @@ class _Writer:
             whole, half = (loss, loss.like(1.0)), slope
             curved = [curvature * derivative for derivative in derivatives]
         pairs = [(curved[j], derivatives[k]) for j in range(self.layout.p) for k in range(j + 1)]
-        return [whole, *((derivative, half) for derivative in derivatives), *pairs]
+        return [whole, (aim, aim), *((derivative, half) for derivative in derivatives), *pairs]
 
     def _extremes(self, builder: ir.IRBuilder, sizes: Any) -> tuple[Any, Any]:
         """Rows of the lane with fewest and of that with most; an idle lane has none."""

@@ -62,7 +62,7 @@ class LaneMarquardt:
         cells |= {f"gradient {j}": "0" for j in range(p)} | {f"largest {j}": "0" for j in range(p)}
         cells |= {f"normal {i}": "0" for i in range(p * (p + 1) // 2)}
         numbers = {"sum": "0", "damping": "damping 0", "predicted": "0", "left": "0", "looks": "0", "steps": "0", "how": "0"}
-        return cells | numbers | {"rows": "rows", "square": "square"}
+        return cells | numbers | {"rows": "rows"}
 
     def result_size(self, p: int, *, brief: bool) -> int:
         """How many numbers are kept of a fit: parameters, the inverse of A, sum, condition, steps, how; without errors the first and last."""
@@ -74,7 +74,7 @@ class LaneMarquardt:
         state = _State.of(cells, p, bounded)
         first = state.looks == 0.0
         double = look.sum.is_double
-        noise = 16 * EPSILON[double] * state.sum + 4 * EPSILON[double] * sqrt(state.square * state.sum)
+        noise = 16 * EPSILON[double] * state.sum + 4 * EPSILON[double] * sqrt(look.square * state.sum)
         finite = isfinite(_total([look.sum, *look.gradient, *(look.normal[triangle(j, j)] for j in range(p))]))
         gain = state.sum - look.sum
         taken = finite & (first | (gain >= FAIR * state.predicted - noise))
@@ -83,7 +83,7 @@ class LaneMarquardt:
         damping = _damping(state, taken, first, ratio)
         delta, predicted, left = _proposal(state, damping)
         variance = maximum(state.sum - left, 0.0) / maximum(state.rows - float(p), 1.0)
-        enough = maximum(ENOUGH[double] * variance, GUARD[double] ** 2 * state.square)
+        enough = maximum(ENOUGH[double] * variance, GUARD[double] ** 2 * look.square)
         # Who begins undamped comes from single precision, where it was found out.
         quick = (left <= QUICK * cells["left"]) | (first & (state.damping == 0.0))
         arrived = taken & (damping == 0.0) & (left <= enough) & (quick | (left <= SLOW * enough))
@@ -142,7 +142,7 @@ class _State:
         )
         self.lower, self.upper = (several("lower", p), several("upper", p)) if bounded else ([], [])
         self.sum, self.damping, self.predicted = cells["sum"], cells["damping"], cells["predicted"]
-        self.looks, self.steps, self.rows, self.square = cells["looks"], cells["steps"], cells["rows"], cells["square"]
+        self.looks, self.steps, self.rows = cells["looks"], cells["steps"], cells["rows"]
         self.bounded, self.p = bounded, p
 
     @classmethod
