@@ -168,6 +168,16 @@ def test_vector_parameters_have_starts_ties_and_intervals_of_their_shape():
     assert fits.stderr["k"][4] == pytest.approx(fit.params["k"].stderr, rel=0.01)
 
 
+def test_nearly_singular_fits_have_the_errors_of_single_ones():
+    def cubic(x, a=1.0, b=1.0, c=1.0, d=1.0):
+        return a * x**3 + b * x**2 + c * x + d
+
+    fits = gradfit.fit_many(cubic, X + 100, Y[:3], covariance=True)
+    fit = gradfit.fit(cubic, X + 100, Y[2])
+    np.testing.assert_allclose(fits.covariance[2], fit.covariance, rtol=0.01)
+    np.testing.assert_allclose(fits.stderr["a"][2], fit.params["a"].stderr, rtol=0.01)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", pytest.param("rest", marks=pytest.mark.slow)])
 def test_optimizers_of_torch_take_the_same_steps_as_in_a_single_fit(name):
     rest = sorted(set(OPTIMIZERS) - {"adam", "sgd", "sparseadam", "muon"})

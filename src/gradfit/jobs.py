@@ -342,9 +342,24 @@ class Job:
         found.steps[:], found.status[:] = ends.steps, ends.status
         if found.covariance is not None:
             found.covariance[:] = drawn.covariance
+        self._look_closer(found, block, replace(starts, theta=ends.theta))
         if held is not None and found.validation_loss is not None:
             found.validation_loss[:] = mean_squares(self.kernel, held, ends.theta, starts.fixed)
             found.validation_loss[np.isnan(drawn.loss)] = np.nan
+
+    def _look_closer(self, found: ManyRecord, block: Block, ends: Starts) -> None:
+        """Find errors as of a single fit where a fit that succeeded has none: its Jacobian is nearly singular, as that of powers of x is."""
+        without = found.success & np.isnan(found.stderr).all(axis=1) & (block.sizes > ends.theta.shape[1])
+        for place in np.flatnonzero(without).tolist():
+            if at_bound(
+                ends.theta[[place]], *(side if side.ndim == 1 else side[place] for side in (ends.lower, ends.upper))
+            ).any():
+                continue
+            with np.errstate(all="ignore"):
+                matrix = self.ended(block, ends, place, STATUSES[found.status[place]]).covariance.matrix
+                found.stderr[place] = np.sqrt(np.diag(matrix))
+            if found.covariance is not None:
+                found.covariance[place] = matrix
 
     def _in_lanes(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
         """Make by compiled code the fits of another loss than squares that end well there; leaves the others not done."""

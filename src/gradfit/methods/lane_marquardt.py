@@ -36,11 +36,14 @@ AFTER_REFUSAL = 1e-2  # of an undamped step
 MOST_DAMPING = 1e7  # a step so short finds nothing: given up
 FAIR = 1e-4  # of the predicted gain must be real
 SURE = 10.0  # variances of a residual: after a step of such a gain damping only delays
+TINY = 1e-3  # of the variance: a gain at which nobody is lost without damping
 ENOUGH = {True: 1e-6, False: 1e-3}  # of the variance, in double and in single precision: a gain below is taken unseen
 GUARD = {True: 1e-10, False: 1e-6}  # of the norm of the data: what stands for the deviation where data are exact
 EPSILON = {True: 2.0**-52, False: 2.0**-23}
+MODERATE = 100.0  # condition up to which errors change by less than a hundredth in the last step
 SOUND = 1e5  # condition up to which normal equations are trusted
 FADED = 1e-12  # of the largest that a diagonal element of A has been: its parameter may have run onto a plateau
+SETTLING = 3.0  # looks before a fit may end: one that begins beside a point without slope leaves it in these
 QUICK = 0.25  # of the gain is left by a step: half of the way
 SLOW = 1e-4  # of the gain that is enough, where steps leave more
 GIVEN_UP, ENDED, ENDED_SLOWLY = 0.0, 1.0, 2.0
@@ -80,12 +83,12 @@ class LaneMarquardt:
         taken = finite & (first | (gain >= FAIR * state.predicted - noise))
         state.take(taken, look)
         ratio = gain / maximum(state.predicted, noise)
-        damping = _damping(state, taken, first, ratio)
+        damping = _damping(state, taken, first, ratio, noise)
         delta, predicted, left = _proposal(state, damping)
         variance = maximum(state.sum - left, 0.0) / maximum(state.rows - float(p), 1.0)
         enough = maximum(ENOUGH[double] * variance, GUARD[double] ** 2 * look.square)
         # Who begins undamped comes from single precision, where it was found out.
-        quick = (left <= QUICK * cells["left"]) | (first & (state.damping == 0.0))
+        quick = ((left <= QUICK * cells["left"]) & (state.looks >= SETTLING)) | (first & (state.damping == 0.0))
         arrived = taken & (damping == 0.0) & (left <= enough) & (quick | (left <= SLOW * enough))
         hopeless = (damping > MOST_DAMPING) | (state.looks >= most) | (first & ~finite)
         trial = [theta + part for theta, part in zip(state.theta, delta, strict=True)]
@@ -168,12 +171,14 @@ class _State:
         return free
 
 
-def _damping(state: _State, taken: Value, first: Value, ratio: Value) -> Value:
-    """The damping after a look."""
+def _damping(state: _State, taken: Value, first: Value, ratio: Value, noise: Value) -> Value:
+    """The damping after a look; none after a step so small that its real gain is rounding."""
+    tiny = (state.predicted * (state.rows - float(state.p)) <= TINY * state.sum) | (state.predicted <= noise)
     damping = state.damping
     lower = damping * 0.1
     lower = where((lower < LEAST_DAMPING) | (state.predicted * (state.rows - float(state.p)) < SURE * state.sum), 0.0, lower)
     kept = where(ratio > 0.75, lower, where(ratio < 0.25, maximum(damping * 4.0, AFTER_REFUSAL), damping))
+    kept = where(tiny, 0.0, kept)
     return where(taken, where(first, damping, kept), maximum(damping * 10.0, AFTER_REFUSAL))
 
 

@@ -15,7 +15,7 @@ from gradfit.compiler.native import COMPILING, Function, load
 from gradfit.compiler.row_trace import measure_row
 from gradfit.compiler.rows import RowSource
 from gradfit.data.batch import SINGLE, Block
-from gradfit.methods.lane_marquardt import ENDED, FIRST_DAMPING, SOUND, LaneMarquardt
+from gradfit.methods.lane_marquardt import ENDED, ENDED_SLOWLY, FIRST_DAMPING, MODERATE, SOUND, LaneMarquardt
 from gradfit.model.loss import Loss
 from gradfit.typing import Floats
 
@@ -62,7 +62,9 @@ class Quick:
         self.theta, self.packed = results[:p].T, results[p:-4].T
         self.sum, condition, steps, how = results[-4:]
         self.steps = steps.astype(np.int32)
-        self.ended = (how >= ENDED) & (condition <= SOUND * SOUND)
+        # J was last looked at a step before the end; where it is ill conditioned its inverse may have changed by then.
+        near = (condition <= MODERATE * MODERATE) | (how == ENDED_SLOWLY)
+        self.ended = (how >= ENDED) & (condition <= SOUND * SOUND) & near
 
 
 class Forerun:
