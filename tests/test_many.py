@@ -499,3 +499,9 @@ def test_threads_keep_within_what_other_libraries_were_told(monkeypatch):
 
 def test_every_status_has_its_sentence():
     assert set(SENTENCES) == set(NAMES)
+
+
+def test_a_lower_bound_of_infinity_fails_its_fit_alone():
+    low = np.array([-np.inf, np.inf, -np.inf])
+    fits = gradfit.fit_many(lambda x, a=1.0, b=1.0: a * x + b, X, Y[:3], bounds={"a": (low, None)})
+    assert fits.status.tolist() == ["converged", "bad_start", "converged"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,14 +11,11 @@ import torch
 
 from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
-from gradfit.compiler.digest import digest, digest_of
-from gradfit.compiler.native import target
 from gradfit.data.batch import Batch, Block, cuts
 from gradfit.data.held_out import HeldOut
 from gradfit.drivers.batched import run
-from gradfit.drivers.checkpoint import HASHED, Folder, hashed, left, sizes
 from gradfit.drivers.single import ended_at, fit_one
-from gradfit.errors import DataError, FitWarning, GradfitError, OptionError
+from gradfit.errors import DataError, GradfitError
 from gradfit.methods.evaluating import mean_squares
 from gradfit.methods.lanes import serves
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
@@ -130,12 +124,10 @@ class Job:
         """Names of all numbers that are not fixed."""
         return not_fixed(self.parameters)
 
-    def run(
-        self, *, covariance: bool, threads: int, progress: bool | None, folder: Folder | None = None
-    ) -> tuple[ManyRecord, bool]:
-        """Make all fits, or those that a folder does not hold yet; tell whether none was left by an interrupt."""
+    def room(self, *, covariance: bool) -> ManyRecord:
+        """Make room for the results of all fits, none of which is made yet."""
         known = self.parameters
-        record = ManyRecord.empty(
+        return ManyRecord.empty(
             self.batch.count, self.names(), covariance=covariance, validation=self.held_out is not None,
             shapes={name: known.shape(name) for name in known.names}, fixed=self.tables.fixed_values(known), keys=self.keys,
             model=self.model.label, data_names=self.model.data_names, target=self.batch.target_name, method=self.method.name,
@@ -143,8 +135,9 @@ class Job:
             engine_reason=getattr(self.kernel, "reason", "no fit could be made"),
         )  # fmt: skip
 
-        if folder is not None:
-            return record, self._resumed(record, folder, covariance=covariance, threads=threads, progress=progress)
+    def run(self, *, covariance: bool, threads: int, progress: bool | None) -> tuple[ManyRecord, bool]:
+        """Make all fits; tell whether none was left by an interrupt."""
+        record = self.room(covariance=covariance)
 
         def consume(begin: int, end: int, found: ManyRecord) -> None:
             record.put(slice(begin, end), found)
@@ -154,100 +147,6 @@ class Job:
             total=self.batch.count, threads=threads, progress=progress,
         )  # fmt: skip
         return record, whole
-
-    def _resumed(self, record: ManyRecord, folder: Folder, *, covariance: bool, threads: int, progress: bool | None) -> bool:
-        """Read the fits that a folder holds, and make the others."""
-        done: list[tuple[int, int]] = []
-
-        def kept(begin: int, end: int) -> list[tuple[int, int]]:
-            found = []
-            for block in folder.kept(begin, end):
-                folder.check(block, self.hashes(*self.read(block.begin, block.end)))
-                record.put_arrays(block.begin, block.end, block.results)
-                found.append((block.begin, block.end))
-            return found
-
-        def note(begin: int, end: int, found: list[tuple[int, int]]) -> None:
-            done.extend(found)
-
-        def fit(begin: int, end: int) -> tuple[ManyRecord, dict[str, str]]:
-            parts = self.read(begin, end)
-            return self.fit(*parts, covariance=covariance), self.hashes(*parts)
-
-        def consume(begin: int, end: int, found: tuple[ManyRecord, dict[str, str]]) -> None:
-            record.put(slice(begin, end), found[0])
-            writer.add(begin, end, found[1])
-
-        files, count = folder.files(), self.batch.count
-        if not run(files, kept, note, total=sizes(files), threads=threads, progress=progress, what="reading"):
-            return False
-        rest = left(self.blocks(folder.size), done)
-        for said in folder.remarks(files, rest):
-            warnings.warn(said, FitWarning, stacklevel=4)
-        with folder.writer(record.arrays) as writer:
-            return run(
-                rest,
-                fit,
-                consume,
-                total=count,
-                done=count - sizes(rest),
-                threads=threads,
-                progress=progress,
-                meanwhile=writer.look,
-            )
-
-    def hashes(self, block: Block, held: Block | None, starts: Starts) -> dict[str, str]:
-        """Hash what the fits of a block are made from, by name."""
-        parts: dict[str, tuple[np.ndarray | None, ...]] = {}
-        for rows, of in ((block, ""), (held, " (validation)")):
-            if rows is not None:
-                columns = (*rows.columns, rows.target)
-                names = (*self.batch.names, self.batch.target_name)
-                parts |= {f"column {name}{of}": (column,) for name, column in zip(names, columns, strict=True)}
-                parts |= {f"sigma{of}": (rows.weight,), f"rows{of}": (rows.sizes, rows.numbers)}
-        parts |= {"start": (starts.theta,), "bounds": (starts.lower, starts.upper), "fixed": (starts.fixed,)}
-        return {name: hashed(*(array for array in arrays if array is not None)) for name, arrays in parts.items()}
-
-    def work(self, model: Any, loss: Any, f_scale: float | None, tied: Mapping[str, Any] | None) -> dict[str, str]:
-        """Say what is fitted and how, by all that decides the results but data, starts and bounds: texts, and hashes of functions.
-
-        Raises
-        ------
-        OptionError
-            Something that decides the results cannot be told from its like in another process.
-        """
-        settings = getattr(self.method, "settings", self.method)
-        computed = model.function if isinstance(model, Model) else model
-        functions = {"model": computed, "loss": loss, "tied": tied, "method": settings}
-        known = self.parameters
-        said = {
-            "number of fits": str(self.batch.count),
-            "parameters": ", ".join(known.names),
-            "fixed": ", ".join(name for name in known.names if known.specs[name].fixed),
-            "f_scale": str(f_scale),
-            "engine": getattr(self.kernel, "engine", "none"),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "absolute_sigma": str(self.absolute),
-            "seed": str(self.seed),
-            "start from neighbours": str(self.neighbour),
-        }
-        for name, function in functions.items():
-            if function is None or isinstance(function, str):
-                said[name] = str(function)
-            elif (known_by := digest_of(function)) is not None:
-                said[name] = f"{HASHED}{known_by}"
-            else:
-                raise OptionError(
-                    f"checkpoint needs to know the {name} again, and it computes with an object whose changes would not be noticed; expected a "
-                    "function of numbers, arrays and other functions, so pass these to it as such, or leave checkpoint out."
-                )
-        return said
-
-    def makers(self) -> dict[str, str]:
-        """What the last bits of the results may depend on."""
-        versions = {name: importlib.metadata.version(name) for name in ("gradfit", "numpy", "torch")}
-        processor = digest(target().description) if isinstance(self.kernel, NativeKernel) else platform.machine()
-        return versions | {"Python": platform.python_version(), "processor and compiler": processor}
 
     # --- a block ------------------------------------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from gradfit import api
+from gradfit.checkpointing import resumed
 from gradfit.data.batch import Batch
 from gradfit.data.gather import gather
 from gradfit.data.held_out import held_out
 from gradfit.data.tables import Cut, Opened, key_columns
 from gradfit.data.tables import opened as opened_table
 from gradfit.drivers.batched import worker_count
-from gradfit.drivers.checkpoint import opened
 from gradfit.drivers.monitor import check_progress
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, unknown
 from gradfit.methods.many import NAMES, NOT_DONE, SUCCESSFUL
@@ -207,9 +207,8 @@ def fit_many(
     if checkpoint is None:
         record, whole = job.run(covariance=covariance, threads=workers, progress=progress)
     else:
-        work = job.work(model, loss, f_scale, tied) | {"covariance": str(covariance)}
-        with opened(checkpoint, work, job.makers(), size=job.shared_out(workers)) as folder:
-            record, whole = job.run(covariance=covariance, threads=workers, progress=progress, folder=folder)
+        said = {"model": model, "loss": loss, "f_scale": f_scale, "tied": tied}
+        record, whole = resumed(job, checkpoint, said, covariance=covariance, threads=workers, progress=progress)
     if not whole:
         done = int((record.status != NOT_DONE).sum())
         left = "have the status not_done" if checkpoint is None else "have the status not_done; the same call goes on from here"

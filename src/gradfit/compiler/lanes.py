@@ -45,8 +45,10 @@ class Algorithm(Protocol):
     """What decides, lane by lane; everything it computes with are Values."""
 
     def cells(self, p: int, *, bounded: bool) -> Mapping[str, str]:
-        """Names of the numbers it keeps for a fit, each with what it begins as: "start j", "lower j", "upper j",
-        "damping", "rows" or a number."""
+        """Names of the numbers it keeps for a fit, each with what it begins as.
+
+        That is "start j", "lower j", "upper j", "damping 0", "rows", or a number.
+        """
 
     def step(self, cells: Mapping[str, Value], look: Look, most: Value, *, bounded: bool) -> tuple[dict[str, Value], Value]:
         """Decide: gives the cells that change, and which lanes have ended. The next trial is in the cells "trial j"."""

@@ -384,11 +384,12 @@ def _squares(target: Floats, weight: Floats | None) -> Floats:
     with np.errstate(all="ignore"):
         white = target if weight is None else target * weight
         squares = np.einsum("ij,ij->i", white, white).astype(np.float64)
-        if white.dtype == SINGLE and not (
-            WITHIN_SINGLE[0] <= squares.min(initial=1) <= squares.max(initial=1) <= WITHIN_SINGLE[1]
-        ):
-            wide = white.astype(np.float64)
-            squares = np.einsum("ij,ij->i", wide, wide)
+        if white.dtype == SINGLE:
+            # Fit by fit, so that the sum of one does not depend on which stand beside it.
+            beyond = ~((squares >= WITHIN_SINGLE[0]) & (squares <= WITHIN_SINGLE[1]))
+            if beyond.any():
+                wide = white[beyond].astype(np.float64)
+                squares[beyond] = np.einsum("ij,ij->i", wide, wide)
     return np.asarray(squares)
 
 

@@ -142,7 +142,7 @@ class Source:
     def check_label(self, name: str) -> None:
         """Refuse a key column whose values are no labels."""
         kind = self.schema.field(name).type
-        if self._arrow.types.is_nested(kind):
+        if self._arrow.types.is_nested(kind) or isinstance(kind, self._arrow.BaseExtensionType):  # such as pandas' periods
             raise DataError(f"by: {name} has values of type {kind}; expected text, numbers, dates or categories.")
 
     def dtype(self, name: str) -> np.dtype[Any]:

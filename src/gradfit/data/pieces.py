@@ -14,7 +14,7 @@ import numpy as np
 
 from gradfit.typing import Floats
 
-PIECE = 1 << 20  # fits that are looked at together
+PIECE = 1 << 20  # fits that are looked at together: what numpy makes of them is larger than they are
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from gradfit.errors import OptionError, StorageError
 FORMAT, SCHEMA = "gradfit checkpoint", 1
 MANIFEST, LOCK = "_gradfit.json", "_lock"  # readers of Parquet folders skip such names
 NAME, LIKE_IT = "fits-{:012}-{:012}.parquet", re.compile(r"fits-(\d+)-(\d+)\.parquet")
-LEFTOVER = re.compile(r"\.fits-\d+-\d+\.parquet\..+")  # what a killed process was just writing
+LEFTOVER = re.compile(r"\.(fits-\d+-\d+\.parquet|_gradfit\.json)\..+")  # what a killed process was just writing
 HEADING = "gradfit_checkpoint"
 HASHED = "#"  # begins a text that is a hash
 

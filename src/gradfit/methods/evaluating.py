@@ -51,7 +51,7 @@ def mean_squares(kernel: NativeKernel, block: Block, theta: Floats, fixed: Float
 def _of_length(kernel: NativeKernel, n: int, block: Block, theta: Floats, fixed: Floats) -> Floats:
     """Sums of squares of fits that have the same number of rows."""
     count, p = theta.shape
-    words, strides, kept = _contexts(block, n, fixed)
+    words, strides, kept = contexts(block, n, fixed)
     points, results = np.ascontiguousarray(theta), np.empty(count)
     places = [address_of(words), *map(address_of, (points, words, strides, results))]
     job = np.array([p, count, len(words), *places], dtype=np.int64)
@@ -63,7 +63,7 @@ def _of_length(kernel: NativeKernel, n: int, block: Block, theta: Floats, fixed:
 def rows(kernel: NativeKernel, block: Block, theta: Floats, fixed: Floats) -> tuple[Floats, Floats]:
     """Residuals in units of sigma, (count, n), and their derivatives, (count, p, n), of fits that all have the same n rows."""
     (count, p), n = theta.shape, int(block.sizes[0])
-    words, strides, kept = _contexts(block, n, fixed)
+    words, strides, kept = contexts(block, n, fixed)
     points, systems = np.ascontiguousarray(theta), np.empty((count, p + 1, n))
     places = [address_of(words), *map(address_of, (points, words, strides, systems))]
     job = np.array([n, p, count, len(words), *places], dtype=np.int64)
@@ -72,8 +72,11 @@ def rows(kernel: NativeKernel, block: Block, theta: Floats, fixed: Floats) -> tu
     return systems[:, p], systems[:, :p]
 
 
-def _contexts(block: Block, n: int, fixed: Floats) -> tuple[np.ndarray, np.ndarray, list[Floats]]:
-    """The context of the first data set, what its words grow by, and the arrays they point to."""
+def contexts(block: Block, n: int, fixed: Floats) -> tuple[np.ndarray, np.ndarray, list[Floats]]:
+    """Lay out fits that have n rows each for compiled code: the context of the first, what its words grow by, and the arrays they point to.
+
+    These are the fixed numbers, the columns, the target and, where there is one, the weight; they must outlive the call.
+    """
     arrays = [*block.columns, block.target, *([] if block.weight is None else [block.weight])]
     tables = [np.ascontiguousarray(array[..., :n], dtype=np.float64) for array in arrays]
     fixed = np.ascontiguousarray(fixed, dtype=np.float64)

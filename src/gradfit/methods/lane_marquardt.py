@@ -265,11 +265,8 @@ def _restricted(normal: Sequence[Value], free: list[Value] | None, p: int) -> li
     """A with the rows and columns of held parameters replaced by those of the unit matrix."""
     if free is None:
         return list(normal)
-    found = []
-    for j in range(p):
-        for k in range(j + 1):
-            found.append(where(free[j] & free[k], normal[triangle(j, k)], 1.0 if j == k else 0.0))
-    return found
+    places = [(j, k) for j in range(p) for k in range(j + 1)]
+    return [where(free[j] & free[k], normal[triangle(j, k)], 1.0 if j == k else 0.0) for j, k in places]
 
 
 def _cholesky(normal: Sequence[Value], p: int) -> list[Value]:

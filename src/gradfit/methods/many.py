@@ -17,8 +17,9 @@ import numpy as np
 
 from gradfit.compiler.compiled import NativeKernel, address_of
 from gradfit.compiler.solver import Entry, Size
-from gradfit.data.batch import FINE, FLAWS, Block
+from gradfit.data.batch import FLAWS, Block
 from gradfit.methods import lanes, marquardt, refits
+from gradfit.methods.evaluating import contexts
 from gradfit.methods.lane_marquardt import FIRST_DAMPING
 from gradfit.methods.method import Status
 from gradfit.methods.solving import STATE, P, Solver, algorithm_object, linked
@@ -168,7 +169,7 @@ class Limits:
 def unfit(block: Block, starts: Starts) -> np.ndarray:
     """Say of each fit why it cannot be made, (count,) int8: a status; NOT_DONE where it can."""
     status = np.full(block.count, NOT_DONE, dtype=np.int8)
-    limited = np.isfinite(starts.lower).any() or np.isfinite(starts.upper).any()
+    limited = (starts.lower != -np.inf).any() or (starts.upper != np.inf).any()  # an infinite one on the wrong side counts
     if limited or not (np.isfinite(starts.theta.sum()) and np.isfinite(starts.fixed.sum())):
         with np.errstate(invalid="ignore"):
             inside = (starts.theta >= starts.lower) & (starts.theta <= starts.upper) & (starts.lower <= starts.upper)
@@ -242,15 +243,9 @@ def _careful(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits)
 
 def _of_length(kernel: NativeKernel, n: int, block: Block, starts: Starts, limits: Limits) -> Ends:
     count, p = starts.theta.shape
-    wide = [np.ascontiguousarray(array[..., :n], dtype=np.float64) for array in (*block.columns, block.target)]
-    weight = None if block.weight is None else np.ascontiguousarray(block.weight[..., :n], dtype=np.float64)
-    offsets = wide[-1] if weight is None else np.ascontiguousarray(wide[-1] * weight)
-    tables = [*wide, *([] if weight is None else [weight])]
-    fixed = np.ascontiguousarray(starts.fixed, dtype=np.float64)
-    places = [n, address_of(fixed), *map(address_of, tables)]
-    words = np.array(places, dtype=np.int64)
-    grows = [0, 8 * fixed.shape[-1] if fixed.ndim == 2 else 0, *(8 * n if table.ndim == 2 else 0 for table in tables)]
-    strides = np.array(grows, dtype=np.int64)
+    words, strides, kept = contexts(block, n, starts.fixed)
+    aim = kept[1 + len(block.columns)]
+    offsets = aim if block.weight is None else np.ascontiguousarray(aim * kept[-1])
     theta = np.ascontiguousarray(starts.theta)
     bounds = np.ascontiguousarray([np.broadcast_to(side, (count, p)) for side in (starts.lower, starts.upper)])
     solver = Solver(kernel.on(block.dataset(0, kernel.base.model.data_names, "")), theta[0], bounds[0, 0], bounds[1, 0])

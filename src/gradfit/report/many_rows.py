@@ -51,6 +51,7 @@ def json_lines(record: ManyRecord) -> Iterator[str]:
     names = numbers_of(record)
     numbers = [number(record, name) for name in names]
     ends = [(name, found) for name in ENDS if name != "status" and (found := getattr(record, name)) is not None]
+    success = record.success
     for place in range(record.count):
         status = NAMES[record.status[place]]
         yield json.dumps(
@@ -61,7 +62,7 @@ def json_lines(record: ManyRecord) -> Iterator[str]:
                 "stderr": {name: _number(stderr[place]) for name, (_, stderr) in zip(names, numbers, strict=True)},
                 **{name: _number(values[place]) for name, values in ends},
                 "status": status,
-                "success": bool(record.success[place]),
+                "success": bool(success[place]),
                 "message": SENTENCES[status],
             },
             allow_nan=False,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradfit.data.batch import FLAWS
+from gradfit.data.pieces import PIECE
 from gradfit.methods.many import BAD_START, NAMES, NOT_DONE, OF_FLAW, REFUSED, SUCCESSFUL, TOO_FEW
 from gradfit.typing import Floats
 
@@ -153,5 +154,4 @@ class ManyRecord:
                 own[places] = getattr(other, name)
 
 
-PIECE = 1 << 20  # fits that are looked at together: what numpy makes of them is larger than they are
 ARRAYS = ("values", "stderr", "loss", "n", "steps", "status", "covariance", "validation_loss", "dof")
