@@ -396,6 +396,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_made(t
 def test_what_a_killed_process_left_half_written_is_cleared_away(finished, run):
     shutil.copytree(finished[0], run)
     (run / ".fits-000000000000-000000000064.parquet.abc123").write_bytes(b"half")
+    (run / "._gradfit.json.abc123").write_bytes(b"half")
     (run / "notes.txt").write_text("mine")
     gradfit.fit_many(decay, X, Y, bounds=BOUNDS, checkpoint=run)
     assert not [path for path in run.iterdir() if path.name.startswith(".")]

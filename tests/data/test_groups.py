@@ -194,6 +194,13 @@ def test_bad_tables_are_refused_in_words(source, more, said):
         cut(source, **more)
 
 
+def test_labels_of_a_type_that_arrow_only_wraps_are_refused_in_words(tmp_path):
+    periods = pd.PeriodIndex(["2020-01", "2020-02"], freq="M")
+    pd.DataFrame({"k": periods, "x": [0.0, 1.0], "y": [0.0, 1.0]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="k has values of type extension"):
+        cut(tmp_path / "t.parquet")
+
+
 def test_sigma_is_a_column_a_number_one_for_each_row_or_one_for_each_fit(tmp_path):
     keys = ["b", "a", "b"]
     source = table(keys, s=np.array([2.0, 4.0, 8.0]))
