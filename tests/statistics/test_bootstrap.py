@@ -193,6 +193,7 @@ class Terminal(io.StringIO):
 
 def test_a_bar_appears_on_a_terminal_and_never_elsewhere(monkeypatch):
     monkeypatch.setattr(monitor, "PATIENCE", -1.0)
+    monkeypatch.setattr(monitor, "REFRESH", 0.0)
     monkeypatch.setattr(resampled, "CHUNK", 400)
     monkeypatch.setenv("TERM", "xterm")
     fit = line_fit()
