@@ -160,3 +160,18 @@ def test_data_in_single_precision_go_most_of_the_way_in_it():
     np.testing.assert_array_equal(default.record.values, asked.record.values)
     assert (default.record.values != double.record.values).any()
     np.testing.assert_array_less(np.abs(default.record.values - double.record.values), 1e-3 * double.record.stderr)
+
+
+def test_a_fit_of_very_many_rows_changes_no_bit_of_short_ones(monkeypatch, kernel):
+    target = spectra(20, 9)
+    alone = many.fit_block(kernel, checked([X], target, None, None), starts(20), Limits())
+    x = np.linspace(0, 29, 3000)
+    long = gauss(x, 90.0, 15.0, 3.0, 8.0) + np.random.default_rng(0).standard_normal(3000)
+    columns, wide, sizes = np.zeros((21, 3000)), np.zeros((21, 3000)), np.full(21, 30)
+    columns[:20, :30], wide[:20, :30], columns[20], wide[20], sizes[20] = X, target, x, long, 3000
+    monkeypatch.setattr(lanes, "MOST_ROWS", 1000)
+    among = many.fit_block(kernel, checked([columns], wide, None, sizes), starts(21), Limits())
+    for name in ("theta", "packed", "sum", "steps", "status"):
+        np.testing.assert_array_equal(getattr(among, name)[:20], getattr(alone, name))
+    single = gradfit.fit(gauss, x, long, start=START)
+    np.testing.assert_allclose(among.theta[20], list(single.values.values()), rtol=1e-9)

@@ -71,6 +71,12 @@ class Block:
         """How many fits."""
         return len(self.target)
 
+    def narrowed(self) -> Block:
+        """Give the same fits without the rows that none of them has."""
+        n = int(self.sizes.max(initial=0))
+        weight = None if self.weight is None else self.weight[..., :n]
+        return replace(self, columns=tuple(column[..., :n] for column in self.columns), target=self.target[:, :n], weight=weight)
+
     def chosen(self, places: np.ndarray) -> Block:
         """Give some of the fits."""
         own: Callable[[Any], Any] = lambda array: array if array is None or array.ndim == 1 else array[places]  # noqa: E731

@@ -20,6 +20,7 @@ from gradfit.model.loss import Loss
 from gradfit.typing import Floats
 
 MOST_PARAMETERS = 12  # more are not unrolled; the careful algorithm serves them
+MOST_ROWS = 1 << 14  # of a fit: more fill vectors by themselves, and would take memory once for each lane
 MOST_LOOKS = 300  # of a fit in double precision: one that needs many costs less here than in the careful solver
 MOST_LOOKS_SINGLE = 16
 ALIGNED = 64

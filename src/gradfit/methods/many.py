@@ -199,6 +199,9 @@ def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) 
     """Fit all of a block: in vectors, and with care what did not end there."""
     if not lanes.serves(kernel):
         return _careful(kernel, block, starts, limits)
+    long = block.sizes > lanes.MOST_ROWS
+    if long.any():
+        return _some_long(kernel, block, starts, limits, long)
     found = _quick(kernel, block, starts, limits)
     count, p = found.theta.shape
     ends = Ends(
@@ -209,6 +212,17 @@ def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) 
         ends.status[rest] = NOT_DONE
     elif rest.size:
         ends = replace(ends, doubtful=np.zeros((count, p), dtype=bool))
+        ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+    return ends
+
+
+def _some_long(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits, long: np.ndarray) -> Ends:
+    """Fit a block in which some have so many rows that their vectors are full without neighbours."""
+    ends = Ends.none(starts.theta)
+    short, rest = np.flatnonzero(~long), np.flatnonzero(long)
+    if short.size:
+        ends.put(short, _fitted(kernel, block.chosen(short).narrowed(), starts.chosen(short), limits))
+    if kernel.loss_kind == "least_squares":
         ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
     return ends
 
