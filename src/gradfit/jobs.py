@@ -100,6 +100,12 @@ class Job:
         )
 
     @property
+    def limits(self) -> Limits:
+        """What a fit in compiled code may take."""
+        assert isinstance(self.method, LevenbergMarquardt)
+        return Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
+
+    @property
     def spread(self) -> float | None:
         """Standard deviation of a residual in units of sigma, where it is known."""
         return 1.0 if self.absolute or self.measure.kind == "likelihood" else None
@@ -232,9 +238,7 @@ class Job:
     def _compiled(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
         """Make all fits by compiled code."""
         assert isinstance(self.kernel, NativeKernel)
-        assert isinstance(self.method, LevenbergMarquardt)
-        limits = Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
-        ends = fit_block(self.kernel, block, starts, limits)
+        ends = fit_block(self.kernel, block, starts, self.limits)
         wanted = found.covariance is not None
         drawn = errors(ends, block.sizes, starts.lower, starts.upper, absolute=self.absolute, covariance=wanted)
         found.values[:], found.stderr[:], found.loss[:] = ends.theta, drawn.stderr, drawn.loss
@@ -263,9 +267,7 @@ class Job:
     def _in_lanes(self, found: ManyRecord, block: Block, held: Block | None, starts: Starts) -> None:
         """Make by compiled code the fits of another loss than squares that end well there; leaves the others not done."""
         assert isinstance(self.kernel, NativeKernel)
-        assert isinstance(self.method, LevenbergMarquardt)
-        limits = Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
-        ends = fit_block(self.kernel, block, starts, limits)
+        ends = fit_block(self.kernel, block, starts, self.limits)
         drawn, apart = errors_of_loss(ends, self.kernel, block, starts, covariance=found.covariance is not None)
         if self.kernel.loss_kind == "likelihood":
             apart |= ~(block.squares > 0) | (block.target < 0).any(axis=1)  # not of counts, or of none

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from llvmlite import ir
 
 from gradfit.compiler.native import compiled, target
-from gradfit.compiler.rows import INDEX, TYPES, WORDS, RowSource, new_module, pointer, run, unpack, word
+from gradfit.compiler.rows import INDEX, TYPES, WORDS, RowSource, loop, new_module, pointer, run, spread, unpack, word
 from gradfit.compiler.values import Value, muladd
 
 # Words of the job; behind them, for each column its address and how many numbers it goes on from fit to fit (0: shared by all).
@@ -208,16 +208,9 @@ class _Writer:
         values = [Value(builder, argument) for argument in function.args]
         packed: Any = ir.Constant(result, ir.Undefined)
         for place, output in enumerate(run(source.text, values, builder, single=self.layout.working == "single")):
-            packed = builder.insert_value(packed, self._spread(builder, output.ir), place)
+            packed = builder.insert_value(packed, spread(builder, output.ir, self.wide), place)
         builder.ret(packed)
         return function
-
-    def _spread(self, builder: ir.IRBuilder, number: Any) -> Any:
-        if number.type == self.wide:
-            return number
-        held = builder.insert_element(ir.Constant(self.wide, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.layout.width), [0] * self.layout.width)
-        return builder.shuffle_vector(held, ir.Constant(self.wide, ir.Undefined), zeros)
 
     # -- a lane takes up the next fit
 
@@ -272,7 +265,7 @@ class _Writer:
                     number = self.convert(builder, builder.load(builder.gep(begin, [row])), self.number)
                     builder.store(number, builder.gep(aim, [builder.mul(row, width)]))
 
-                _loop(builder, ir.Constant(INDEX, 0), size, copy)
+                loop(builder, ir.Constant(INDEX, 0), size, copy)
 
     def _begin(self, builder: ir.IRBuilder, job: Any, scratch: Any, lane: Any, fit: Any, size: Any) -> None:
         """Write what the cells of a fit begin as."""
@@ -325,7 +318,7 @@ class _Writer:
         builder.position_at_end(body)
         look = self._look(builder, scratch, rows, sizes)
         cells = {name: Value(builder, self.load(builder, self.cell(builder, scratch, name))) for name in self.cells}
-        most = Value(builder, self._spread(builder, builder.sitofp(word(builder, job, PLACE["most"]), self.number)))
+        most = Value(builder, spread(builder, builder.sitofp(word(builder, job, PLACE["most"]), self.number), self.wide))
         changed, ended = self.algorithm.step(cells, look, most, bounded=layout.bounded)
         for name, value in changed.items():
             builder.store(value.ir, self.cell(builder, scratch, name), align=self.step_bytes * width)
@@ -354,10 +347,12 @@ class _Writer:
                 def share(builder: ir.IRBuilder, row: Any, source: Any = source, aim: Any = aim) -> None:
                     number = self.convert(builder, builder.load(builder.gep(source, [row])), self.number)
                     builder.store(
-                        self._spread(builder, number), self.at_row(builder, aim, row), align=self.step_bytes * self.layout.width
+                        spread(builder, number, self.wide),
+                        self.at_row(builder, aim, row),
+                        align=self.step_bytes * self.layout.width,
                     )
 
-                _loop(builder, ir.Constant(INDEX, 0), rows, share)
+                loop(builder, ir.Constant(INDEX, 0), rows, share)
 
     def _keep(self, builder: ir.IRBuilder, job: Any, places: Any, lane: int, results: Sequence[Value]) -> None:
         """Write the results of a lane where they belong."""
@@ -371,7 +366,7 @@ class _Writer:
 
     def _look(self, builder: ir.IRBuilder, scratch: Any, rows: Any, sizes: Any) -> Look:
         """Sum over the rows of all lanes: those that every lane has, then those that some have."""
-        p, width = self.layout.p, self.layout.width
+        p = self.layout.p
         least, most = self._extremes(builder, sizes)
         numbers = [self.load(builder, self.cell(builder, scratch, f"trial {j}")) for j in range(p)]
         numbers += [self.load(builder, self.cell(builder, scratch, f"fixed {k}")) for k in range(len(self.layout.source.fixed))]
@@ -390,16 +385,12 @@ class _Writer:
             for cell, (left, right) in zip(sums, products, strict=True):
                 builder.store(muladd(left, right, Value(builder, builder.load(cell))).ir, cell)
 
-        _loop(builder, ir.Constant(INDEX, 0), least, lambda builder, row: add(builder, row, None))
+        loop(builder, ir.Constant(INDEX, 0), least, lambda builder, row: add(builder, row, None))
 
         def some(builder: ir.IRBuilder, row: Any) -> None:
-            wide = ir.VectorType(INDEX, width)
-            held = builder.insert_element(ir.Constant(wide, ir.Undefined), row, ir.Constant(ir.IntType(32), 0))
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-            all_lanes = builder.shuffle_vector(held, ir.Constant(wide, ir.Undefined), zeros)
-            add(builder, row, builder.icmp_signed("<", all_lanes, sizes))
+            add(builder, row, builder.icmp_signed("<", spread(builder, row, sizes.type), sizes))
 
-        _loop(builder, least, most, some)
+        loop(builder, least, most, some)
         totals = [Value(builder, builder.load(cell)) for cell in sums]
         return Look(totals[0], totals[1], totals[2 : 2 + p], totals[2 + p :])
 
@@ -432,19 +423,3 @@ class _Writer:
             least = size if least is None else builder.select(builder.icmp_signed("<", size, least), size, least)
             most = size if most is None else builder.select(builder.icmp_signed(">", size, most), size, most)
         return least, most
-
-
-def _loop(builder: ir.IRBuilder, begin: Any, end: Any, body: Callable[[ir.IRBuilder, Any], None]) -> None:
-    """Write ``for row in range(begin, end)``."""
-    entry = builder.block
-    head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    row = builder.phi(INDEX)
-    row.add_incoming(begin, entry)
-    builder.cbranch(builder.icmp_signed("<", row, end), inside, after)
-    builder.position_at_end(inside)
-    body(builder, row)
-    row.add_incoming(builder.add(row, ir.Constant(INDEX, 1)), builder.block)
-    builder.branch(head)
-    builder.position_at_end(after)

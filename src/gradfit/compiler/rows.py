@@ -224,23 +224,27 @@ class Sums:
         return [reduce_add(Value(builder, builder.load(cell))).ir for cell in self.cells]
 
 
+def loop(builder: ir.IRBuilder, begin: Any, end: Any, body: Callable[[ir.IRBuilder, Any], None], *, step: int = 1) -> None:
+    """Write ``for row in range(begin, end, step)``."""
+    entry = builder.block
+    head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    row = builder.phi(INDEX)
+    row.add_incoming(begin, entry)
+    builder.cbranch(builder.icmp_signed("<", row, end), inside, after)
+    builder.position_at_end(inside)
+    body(builder, row)
+    row.add_incoming(builder.add(row, ir.Constant(INDEX, step)), builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+
+
 def for_rows(builder: ir.IRBuilder, begin: Any, end: Any, width: int, body: Callable[[ir.IRBuilder, Rows], None]) -> None:
     """Write the loop over rows from ``begin`` to ``end``: whole vectors, then one that is not whole."""
     step = ir.Constant(INDEX, width)
-    entry = builder.block
     whole = builder.add(begin, builder.mul(builder.sdiv(builder.sub(end, begin), step), step))
-    head, inside, rest = (builder.append_basic_block(name) for name in ("rows", "vector", "rest"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    first = builder.phi(INDEX)
-    first.add_incoming(begin, entry)
-    builder.cbranch(builder.icmp_signed("<", first, whole), inside, rest)
-    builder.position_at_end(inside)
-    body(builder, Rows(width, first, end, None))
-    following = builder.add(first, step)
-    first.add_incoming(following, builder.block)
-    builder.branch(head)
-    builder.position_at_end(rest)
+    loop(builder, begin, whole, lambda builder, first: body(builder, Rows(width, first, end, None)), step=width)
     if width == 1:
         return
     with builder.if_then(builder.icmp_signed("<", whole, end)):

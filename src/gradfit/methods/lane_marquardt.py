@@ -74,7 +74,7 @@ class LaneMarquardt:
     def step(self, cells: Mapping[str, Value], look: Look, most: Value, *, bounded: bool) -> tuple[dict[str, Value], Value]:
         """Take the trial or refuse it, and propose the next."""
         p = len(look.gradient)
-        state = _State.of(cells, p, bounded)
+        state = _State(cells, p, bounded)
         first = state.looks == 0.0
         double = look.sum.is_double
         noise = 16 * EPSILON[double] * state.sum + 4 * EPSILON[double] * sqrt(look.square * state.sum)
@@ -100,14 +100,14 @@ class LaneMarquardt:
         changed |= {f"normal {i}": value for i, value in enumerate(state.normal)}
         changed |= {
             "sum": where(arrived, maximum(state.sum - left, 0.0), state.sum), "damping": damping, "predicted": predicted, "left": left,
-            "looks": state.looks + 1.0, "steps": state.steps + where(taken & ~first | arrived, 1.0, where(first, state.sum * 0.0, 0.0)),
+            "looks": state.looks + 1.0, "steps": state.steps + where(taken & ~first | arrived, state.sum.like(1.0), 0.0),
             "how": where(arrived, where(quick, state.sum.like(ENDED), state.sum.like(ENDED_SLOWLY)), state.sum.like(GIVEN_UP)),
         }  # fmt: skip
         return changed, arrived | hopeless
 
     def results(self, cells: Mapping[str, Value], p: int, *, bounded: bool, brief: bool) -> list[Value]:
         """Parameters, the inverse of A (of those off their bounds), the sum of squares, condition, steps, and whether it ended here."""
-        state = _State.of(cells, p, bounded)
+        state = _State(cells, p, bounded)
         if brief:
             return [*state.theta, state.sum, state.steps, cells["how"]]
         free = None
@@ -147,10 +147,6 @@ class _State:
         self.sum, self.damping, self.predicted = cells["sum"], cells["damping"], cells["predicted"]
         self.looks, self.steps, self.rows = cells["looks"], cells["steps"], cells["rows"]
         self.bounded, self.p = bounded, p
-
-    @classmethod
-    def of(cls, cells: Mapping[str, Value], p: int, bounded: bool) -> _State:
-        return cls(cells, p, bounded)
 
     def take(self, taken: Value, look: Look) -> None:
         """Move to the trial, in the lanes where it is taken."""

@@ -102,8 +102,6 @@ class Ends:
         (count,), int8.
     steps
         (count,), int32.
-    distance
-        From the minimum, in standard errors, (count,); 0 where it is below what is looked for.
     doubtful
         (count, p): which errors cannot be vouched for: of parameters that the data do not determine. None: all can.
     """
@@ -113,7 +111,6 @@ class Ends:
     sum: Floats
     status: np.ndarray
     steps: np.ndarray
-    distance: Floats
     doubtful: np.ndarray | None
 
     @classmethod
@@ -122,7 +119,7 @@ class Ends:
         count, p = starts.shape
         return cls(
             np.array(starts), np.full((count, p * (p + 1) // 2), np.nan), np.full(count, np.nan), np.full(count, NOT_DONE, dtype=np.int8),
-            np.zeros(count, dtype=np.int32), np.full(count, np.nan), np.ones((count, p), dtype=bool),
+            np.zeros(count, dtype=np.int32), np.ones((count, p), dtype=bool),
         )  # fmt: skip
 
     @property
@@ -204,9 +201,7 @@ def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) 
         return _some_long(kernel, block, starts, limits, long)
     found = _quick(kernel, block, starts, limits)
     count, p = found.theta.shape
-    ends = Ends(
-        found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, np.zeros(count), None
-    )  # CONVERGED is 0
+    ends = Ends(found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, None)  # CONVERGED is 0
     rest = np.flatnonzero(~found.ended)
     if kernel.loss_kind != "least_squares":  # the careful algorithm would ask Python for each look
         ends.status[rest] = NOT_DONE
@@ -281,19 +276,19 @@ def _read(results: Floats, p: int) -> Ends:
     numbers = results[:, at:]
     code = numbers[:, refits.SOLVED_CODE].astype(np.int8)
     lost = code == marquardt.NOT_FINITE  # nothing was concluded of these
-    results[lost, p : p + p * p], numbers[lost, refits.SOLVED_DISTANCE] = np.nan, np.nan
+    results[lost, p : p + p * p] = np.nan
     distance, condition = numbers[:, refits.SOLVED_DISTANCE], numbers[:, refits.SOLVED_CONDITION]
     status = np.select([code == key for key in OF_CODE], list(OF_CODE.values())).astype(np.int8)
     status[(status == NOT_CONVERGED) & (distance <= ARRIVED)] = CONVERGED
     unsure = (condition > marquardt.SAFE) | (numbers[:, refits.SOLVED_CURVED] > 0) | ~SUCCESSFUL[status]
     share = results[:, p + p * p : 2 * p + p * p]
-    certain = (condition > marquardt.SAFE) & np.isinf(condition) & (numbers[:, refits.SOLVED_CURVED] == 0) & SUCCESSFUL[status]
+    certain = np.isinf(condition) & (numbers[:, refits.SOLVED_CURVED] == 0) & SUCCESSFUL[status]
     # Where directions are not determined, the parameters without a part in them still have errors.
     doubtful = np.where(certain[:, None], ~(share < marquardt.INVOLVED), unsure[:, None])
     rows, columns = np.tril_indices(p)
     packed = results[:, p : p + p * p].reshape(count, p, p)[:, rows, columns]
     steps = numbers[:, refits.SOLVED_STEPS].astype(np.int32)
-    return Ends(results[:, :p], packed, numbers[:, refits.SOLVED_SUM], status, steps, distance, doubtful)
+    return Ends(results[:, :p], packed, numbers[:, refits.SOLVED_SUM], status, steps, doubtful)
 
 
 @functools.cache

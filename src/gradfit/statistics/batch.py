@@ -11,7 +11,7 @@ from gradfit.data.batch import Block
 from gradfit.methods.evaluating import rows
 from gradfit.methods.many import CONVERGED, Ends, Starts
 from gradfit.statistics.batch_robust import m_estimates
-from gradfit.statistics.summary import BOUND_TOLERANCE
+from gradfit.statistics.summary import at
 from gradfit.typing import Floats
 
 
@@ -87,10 +87,4 @@ def errors_of_loss(
 
 def at_bound(theta: Floats, lower: Floats, upper: Floats) -> np.ndarray:
     """Tell which parameters stand on a bound, (count, p)."""
-    found = np.zeros(theta.shape, dtype=bool)
-    for side in (lower, upper):
-        finite = np.isfinite(side)
-        if finite.any():
-            limit = np.where(finite, side, 0.0)
-            found |= finite & (np.abs(theta - limit) <= BOUND_TOLERANCE * np.maximum(np.abs(limit), 1e-300))
-    return found
+    return np.asarray(at(theta, lower) | at(theta, upper))

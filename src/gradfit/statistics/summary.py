@@ -161,7 +161,7 @@ def _on_bound(outcome: Outcome, setting: Setting) -> np.ndarray:
     theta, parameters = outcome.solution.theta, setting.parameters
     if not parameters.bounded:
         return np.zeros(len(theta), dtype=bool)
-    return np.asarray(_at(theta, parameters.lower) | _at(theta, parameters.upper))
+    return np.asarray(at(theta, parameters.lower) | at(theta, parameters.upper))
 
 
 def _dof(outcome: Outcome, kind: str, setting: Setting) -> float:
@@ -212,7 +212,8 @@ def why_no_errors(outcome: Outcome, kernel: AnyKernel) -> str:
     return ""
 
 
-def _at(theta: Floats, bound: Floats) -> np.ndarray:
+def at(theta: Floats, bound: Floats) -> np.ndarray:
+    """Tell which parameters stand on a bound: (p,), or of many fits (count, p)."""
     finite = np.isfinite(bound)
     limit = np.where(finite, bound, 0.0)
     return np.asarray(finite & (np.abs(theta - limit) <= BOUND_TOLERANCE * np.maximum(np.abs(limit), 1e-300)))
