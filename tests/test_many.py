@@ -505,3 +505,10 @@ def test_a_lower_bound_of_infinity_fails_its_fit_alone():
     low = np.array([-np.inf, np.inf, -np.inf])
     fits = gradfit.fit_many(lambda x, a=1.0, b=1.0: a * x + b, X, Y[:3], bounds={"a": (low, None)})
     assert fits.status.tolist() == ["converged", "bad_start", "converged"]
+
+
+@pytest.mark.parametrize("what", ["start", "fixed"])
+def test_numbers_meant_one_per_fit_are_told_to_be_too_few(what):
+    target = np.exp(-np.linspace(0, 3, 12)) * np.ones((7, 1))
+    with pytest.raises(gradfit.ModelError, match=f"{what} of a has 5 values, and there are 7 fits: for one each give 7"):
+        gradfit.fit_many(lambda x, a, b: a * np.exp(-b * x), np.linspace(0, 3, 12), target, **{what: {"a": np.ones(5)}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,13 +101,25 @@ def prepared(
             continue
         return job
     if failures:
-        raise failures[0]
+        raise _with_lengths(failures[0], own, batch.count)
     # No fit has data to try the model on: each has its status, and there is no kernel.
     nothing = Dataset({name: np.ones(1) for name in model.data_names}, np.ones(1), batch.target_name, None, np.arange(1))
     known, measure, named, chosen = made(_first_sound(own, batch.count), nothing)
     precision = api.precision_of(dtype, nothing, chosen, model)
     tables = own.tables(known, batch.count)
     return Job(model, batch, None, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
+
+
+def _with_lengths(failure: GradfitError, own: PerFit, count: int) -> GradfitError:
+    """Add to what a model says which numbers it got as a vector that may have been meant as one per fit."""
+    listed = [
+        f"{what} of {name} has {len(value)} values, and there are {count} fits: for one each give {count}."
+        for what, given in (("start", own.start), ("fixed", own.fixed))
+        if isinstance(given, Mapping)
+        for name, value in given.items()
+        if np.ndim(value) == 1
+    ]
+    return ModelError(" ".join([str(failure), *listed])) if listed and isinstance(failure, ModelError) else failure
 
 
 def _is_single(block: Block) -> bool:
