@@ -40,6 +40,13 @@ def least_squares(model: Callable[..., Any], data: Data) -> gradfit.FitResult:
     return fit
 
 
+def orthogonal(model: Callable[..., Any], data: Data, sigma: float) -> gradfit.FitResult:
+    """Fit with the same error in x and y, and read the covariance."""
+    fit = gradfit.fit(model, data.x, data.y, sigma=sigma, sigma_x=sigma, start=data.start)
+    _ = fit.covariance
+    return fit
+
+
 def profile(fit: gradfit.FitResult, level: float) -> np.ndarray:
     """Profile intervals of a fit at hand, (2 p,)."""
     return np.ravel(list(fit.intervals(level, kind="profile").values()))

@@ -19,7 +19,7 @@ import peers_numpy
 import peers_torch
 from gradfit import FitResult
 from peers import Peer, Unavailable, load
-from problems import Data, celsius, decay, kinetics, long_decay, noisy_peak, peak, saturation, thermometer
+from problems import Data, celsius, decay, decay_in_both, kinetics, long_decay, noisy_peak, peak, saturation, thermometer
 from table import Figure, Notice, Row, compared
 from timing import Effort, Run, alone, interleave, one_core
 
@@ -131,6 +131,22 @@ def intervals(effort: Effort) -> Lines:
         yield from _beside("bootstrap, 1000 resamples", label, refits, resample, figure, effort, expected, 1e-4, resamples / part)
 
 
+def orthogonal(effort: Effort) -> Lines:
+    """An exponential with errors in x and y, 100 points, with covariance."""
+    data, sigma = decay_in_both(), 0.05
+    run = partial(adapters.orthogonal, decay, data, sigma)
+    run()
+    fit = run()
+    yield _engine(fit)
+    expected = np.concatenate([adapters.answer(fit), np.sqrt(np.diag(fit.covariance))])
+    for label, exact, figure in (
+        ("odrpack", False, Figure("x faster", 10)),
+        ("odrpack, exact derivatives", True, Figure("x faster")),
+    ):
+        build = partial(_odr, data, sigma, exact=exact)
+        yield from _beside("errors in x, 100 points", label, build, run, figure, effort, expected, 1e-4)
+
+
 def rows(effort: Effort) -> Lines:
     """Loss and gradient of a*exp(-b*x) + c on many rows, float64, on one core."""
     with one_core():
@@ -150,6 +166,7 @@ CASES: dict[str, Callable[[Effort], Lines]] = {
     "torch-engine": torch_engine,
     "gaussian": gaussian,
     "intervals": intervals,
+    "orthogonal": orthogonal,
     "rows": rows,
     "many": many_cases.fits,
     "many-cube": many_cases.cube,
@@ -254,6 +271,12 @@ def _dense() -> set[str]:
 def _jax(name: str, *arguments: Any) -> Peer:
     """Make a JAX peer; JAX is imported no sooner."""
     peer: Peer = getattr(load("peers_jax"), name)(*arguments)
+    return peer
+
+
+def _odr(data: Data, sigma: float, *, exact: bool) -> Peer:
+    """Make odrpack's fit; odrpack is imported no sooner."""
+    peer: Peer = load("peers_odr").fit(data, sigma, exact=exact)
     return peer
 
 

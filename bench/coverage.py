@@ -49,6 +49,8 @@ class Case:
         Parameters that are left out: one that sits on its bound has no interval.
     spread
         Standard deviation of a new measurement at x, where a prediction band can be had; None where not.
+    scatter
+        Standard deviation of x as it is measured.
     """
 
     model: Callable[..., Any]
@@ -60,12 +62,17 @@ class Case:
     goal: tuple[float, float] | None = GOAL
     unjudged: tuple[str, ...] = ()
     spread: float | np.ndarray | None = None
+    scatter: float = 0.0
 
-    def fit(self, y: np.ndarray) -> gradfit.FitResult:
+    def measured(self, generator: np.random.Generator) -> np.ndarray:
+        """Draw x."""
+        return self.x + generator.normal(0, self.scatter, len(self.x)) if self.scatter else self.x
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> gradfit.FitResult:
         """Fit from the truth with a tenth added: minima far away are not the subject here."""
         tied = self.options.get("tied", {})
         start = {name: 1.1 * value + 0.01 for name, value in self.truth.items() if name not in tied}
-        return gradfit.fit(self.model, self.x, y, start=start, on_failure="ignore", **self.options)
+        return gradfit.fit(self.model, x, y, start=start, on_failure="ignore", **self.options)
 
 
 def line(x: Any, w: Any, b: Any) -> Any:
@@ -168,6 +175,20 @@ def _cases() -> dict[str, Case]:
             line, {"w": 2.0, "b": 1.0}, np.linspace(0, 1, 8), contaminated(0.15), "5%, 10% outliers", options, ROBUST_GOAL
         )
         cases[f"{loss} exponential n=11"] = Case(decay, decays, x, contaminated(0.15), "5%, 10% outliers", options, ROBUST_GOAL)
+    both = {"sigma": 0.15, "sigma_x": 0.05}
+    cases |= {
+        f"errors in x, {name}, {what} sigma": Case(
+            model,
+            truth,
+            np.linspace(0, 3, n),
+            normal(0.15),
+            "5%, x 2%",
+            both | {"absolute_sigma": what == "absolute"},
+            scatter=0.05,
+        )
+        for name, model, truth, n in (("line n=11", line, {"w": 2.0, "b": 1.0}, 11), ("exponential n=20", decay, decays, 20))
+        for what in ("absolute", "relative")
+    }
     return cases | _watched()
 
 
@@ -247,7 +268,7 @@ def measure(name: str, kind: str = "t", *, simulations: int, seed: int = 0) -> C
         warnings.simplefilter("ignore")
         for _ in range(simulations):
             y = case.measure(generator, mean)
-            rows.append(_held(case, case.fit(y), kind, generator))
+            rows.append(_held(case, case.fit(case.measured(generator), y), kind, generator))
     held = np.array(rows)
     labels = _labels(case, kind)
     given = ~np.isnan(held)

@@ -52,6 +52,14 @@ def thermometer(dtype: str = "float64") -> Data:
     return Data(np.ascontiguousarray(t_u) * np.dtype(dtype).type(0.1), np.ascontiguousarray(t_c), {"w": 1.0, "b": 0.0})
 
 
+def decay_in_both(n: int = 100) -> Data:
+    """Give an exponential decay to a constant, noise 0.05 in x and y."""
+    random = np.random.default_rng(0)
+    x = np.linspace(0.0, 10.0, n)
+    y = 3.0 * np.exp(-0.5 * x) + 1.0 + random.normal(0.0, 0.05, n)
+    return Data(x + random.normal(0.0, 0.05, n), y, {"a": 2.0, "b": 0.4, "c": 0.5})
+
+
 def noisy_peak(n: int = 100) -> Data:
     """Give a Gaussian peak of height 5 on an offset, noise 0.1, and a start that is read off a plot."""
     random = np.random.default_rng(0)

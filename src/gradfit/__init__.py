@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradfit import lineshapes
     from gradfit.api import fit
+    from gradfit.comparing import Comparison, compare
     from gradfit.compat.scipy import curve_fit
     from gradfit.errors import (
         DataError,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         UndeterminedWarning,
     )
     from gradfit.many import fit_many, load
+    from gradfit.methods.differential_evolution import DifferentialEvolution
     from gradfit.methods.gradient_descent import Averaging, GradientDescent
     from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
     from gradfit.methods.linear_least_squares import LinearLeastSquares
@@ -37,8 +40,10 @@ __version__ = "0.1.0"
 # Where each public name lives. Names are imported when first used, so that `gradfit --help` need not wait for torch.
 _HOMES = {
     "Averaging": "methods.gradient_descent",
+    "Comparison": "comparing",
     "DataError": "errors",
     "Diagnosis": "statistics.diagnosis",
+    "DifferentialEvolution": "methods.differential_evolution",
     "EarlyStopping": "methods.stopping",
     "FitError": "errors",
     "FitResult": "result",
@@ -57,6 +62,7 @@ _HOMES = {
     "ParameterError": "errors",
     "StorageError": "errors",
     "UndeterminedWarning": "errors",
+    "compare": "comparing",
     "curve_fit": "compat.scipy",
     "diagnose": "statistics.diagnosis",
     "fit": "api",
@@ -66,8 +72,10 @@ _HOMES = {
 
 __all__ = [
     "Averaging",
+    "Comparison",
     "DataError",
     "Diagnosis",
+    "DifferentialEvolution",
     "EarlyStopping",
     "FitError",
     "FitResult",
@@ -86,16 +94,20 @@ __all__ = [
     "ParameterError",
     "StorageError",
     "UndeterminedWarning",
+    "compare",
     "curve_fit",
     "diagnose",
     "fit",
     "fit_many",
+    "lineshapes",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
+    if name == "lineshapes":  # a module of its own
+        return import_module("gradfit.lineshapes")
     if name not in _HOMES:
         raise AttributeError(f"module 'gradfit' has no attribute {name!r}")
     value = getattr(import_module(f"gradfit.{_HOMES[name]}"), name)

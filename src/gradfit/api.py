@@ -18,6 +18,7 @@ from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
 from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
+from gradfit.compiler.orthogonal import plain_code
 from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset, plain_rows
 from gradfit.data.sources import Table, read
@@ -26,6 +27,7 @@ from gradfit.drivers.monitor import check_progress, monitored
 from gradfit.drivers.short import Ended
 from gradfit.drivers.single import cross_validate, fit_one
 from gradfit.errors import DataError, FitError, FitWarning, ModelError, OptionError, StorageError, unknown
+from gradfit.methods.differential_evolution import DifferentialEvolution
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.linear_least_squares import LinearLeastSquares
@@ -34,9 +36,11 @@ from gradfit.methods.optimizers import OPTIMIZERS
 from gradfit.model import loss as losses
 from gradfit.model.model import Model, check_has_parameters, formula_model, function_model, module_model
 from gradfit.model.parameters import Parameter, Parameters, parameters
-from gradfit.plans import MEMORY, Plan, is_plain, names_of
+from gradfit.plans import MEMORY, Plan, inexact_names, is_plain, names_of
 from gradfit.report import storage
 from gradfit.result import FitResult, predictor_for
+from gradfit.starting import Starter, check_multistart, guessed, unstarted
+from gradfit.statistics.record import GIVEN, Beginning
 from gradfit.statistics.summary import Fitted, Setting, Short
 from gradfit.typing import Missing, OnFailure
 
@@ -44,6 +48,8 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "lm": LevenbergMarquardt,
     "levenberg-marquardt": LevenbergMarquardt,
     "linear": LinearLeastSquares,
+    "differential_evolution": DifferentialEvolution,
+    "global": DifferentialEvolution,
 }
 ENGINES = ("auto", "native", "torch")
 
@@ -58,11 +64,13 @@ def fit(
     fixed: Mapping[str, Any] | Sequence[str] | None = None,
     tied: Mapping[str, str | Callable[..., Any]] | None = None,
     sigma: Any = None,
+    sigma_x: Any = None,
     absolute_sigma: bool = False,
     weights: Any = None,
     loss: str | Callable[..., Any] = "squared",
     f_scale: float | None = None,
     method: str | type[torch.optim.Optimizer] | Method | None = None,
+    multistart: int | None = None,
     validation: Any = None,
     folds: int | None = None,
     seed: int = 0,
@@ -88,12 +96,19 @@ def fit(
         Instead of arrays: a dict of columns, a data frame, or the path of a CSV or Parquet file, and the name of the column
         to predict. Arguments of the model that are columns are data, the rest parameters.
     start
-        Starting values by name, or in order. Otherwise the defaults in the signature, otherwise 1.
+        Starting values by name, or in order; otherwise the defaults in the signature. What has neither is guessed from the shape of the
+        curve (:mod:`gradfit.lineshapes`), or searched for: points that fill the space in units of the data, judged by their loss and the best
+        of them by short fits, drawn by ``seed``. The report says where the fit began, and how that was found (``result.beginning``). A
+        model linear in its parameters needs no start and begins at 1; so does a torch module where it stands.
     bounds, fixed, tied
         ``{"w": (0, None)}``, ``{"b": 0.0}`` or ``["b"]``, ``{"b": "2*w"}``.
     sigma, absolute_sigma
         Standard deviation of the target: a number, one per point, or a column's name; or the covariance matrix of the points,
         (n, n). Relative weights, unless ``absolute_sigma``: then errors in the target's units; as in scipy.
+    sigma_x
+        Standard deviation of the input where it is measured too: a number, one per point, or a column's name; of several inputs a dict,
+        ``{"x": 0.1}``. The fit is then orthogonal distance regression: it minimises the squares of the errors in x and y, each in units
+        of its sigma, and also finds those in x (``result.errors_in_x``). 0 where x is exact.
     weights
         How much each row's loss counts, one per point or a column's name: the weighted mean of the losses is minimised, and only the
         ratios of weights matter. For squared residuals as ``sigma = weights ** -0.5``. Not together with sigma.
@@ -101,16 +116,19 @@ def fit(
         "squared", "huber", "soft_l1", "cauchy", "arctan", "poisson", or a function of (prediction, target); ``f_scale``: the residual
         from which a robust loss bends.
     method
-        "lm" (default for functions and formulas), "linear", an optimizer of torch.optim by name or class ("adam" is the
-        default for modules, "lbfgs" for losses that give one number for all rows, or do not curve), or an object such as
-        ``GradientDescent(...)``.
+        "lm" (default for functions and formulas), "linear", "differential_evolution" or "global" (a search between bounds, then "lm"),
+        an optimizer of torch.optim by name or class ("adam" is the default for modules, "lbfgs" for losses that give one number for
+        all rows, or do not curve), or an object such as ``GradientDescent(...)``.
+    multistart
+        Fit from this many starts, with ``method="lm"``: the given one, half of the others around it, the rest anywhere, drawn by ``seed``;
+        side by side where the model is compiled. The result is the lowest minimum, ``result.minima`` lists the distinct ones.
     validation
         A fraction of the rows (the last of a seeded permutation), row numbers, a mask, or a data set of its own:
         a table, or arrays like ``(x, y)``. Never used for the gradient.
     folds
         Cross-validate with this many folds: ``result.cross_validation``.
     seed
-        For the split, the folds, the mini-batches and what a module draws.
+        For starts, the split, the folds, the mini-batches and what a module draws.
     missing
         "raise" or "drop" rows with NaN, empty or infinite values.
     dtype
@@ -129,7 +147,7 @@ def fit(
         What to do when the fit did not succeed: "warn" (FitWarning), "raise" (FitError), "ignore".
     **options
         Of the method: learning_rate, epochs, batch_size, scheduler, averaging, early_stopping, scale and the optimizer's own
-        for gradient descent; max_steps, radius for "lm".
+        for gradient descent; max_steps, radius for "lm"; max_generations, population, rtol, strategy for "differential_evolution".
 
     Returns
     -------
@@ -143,6 +161,7 @@ def fit(
         The fit failed and ``on_failure="raise"``.
     """
     check_choices(engine, on_failure, seed, every, out, progress)
+    check_multistart(multistart)
     if not isinstance(absolute_sigma, bool) or isinstance(sigma, bool) or isinstance(weights, bool):
         raise OptionError(f"sigma is {sigma!r} and absolute_sigma {absolute_sigma!r}; expected numbers, and True or False.")
     shown = (every, out, progress)
@@ -150,50 +169,69 @@ def fit(
     if data is None and validation is None and folds is None and missing == "raise" and weights is None and not _is_matrix(sigma):
         known_start = start is None or is_plain(start)
         parts = (
-            len(arrays), target, names_of(start) if known_start else start, bounds, fixed, tied, sigma is None, absolute_sigma, loss,
+            len(arrays), target, names_of(start) if known_start else start, bounds, fixed, tied, sigma is None, inexact_names(sigma_x), absolute_sigma, loss,
             f_scale, dtype, engine, tuple(options.items()),
         )  # fmt: skip
         planned, plan = MEMORY.find(model, parts, method)
-        if plan is not None and sigma is None and every is None and known_start:
-            ended = plan.short(arrays, start)
+        begun = plan is not None and plan.begins and multistart is None
+        if plan is not None and begun and every is None and known_start:
+            ended = plan.short(arrays, start, sigma, sigma_x, absolute=absolute_sigma)
             if ended is not None:
                 return FitResult(Short(plan.parameters.names, ended, lambda: _long_way(plan, ended, start, seed)))
         if plan is not None:
-            train = _arrays_again(plan, arrays, sigma)
+            train = _arrays_again(plan, arrays, sigma, sigma_x)
             alike = all(column.ndim == 1 for column in train.columns.values())
             if alike and precision_of(dtype, train, plan.method, plan.model) == plan.base.dtype:
                 known = plan.started(start) if known_start else plan.parameters
+                kernel: AnyKernel = plan.kernel(train, known)
+                beginning = GIVEN
+                if not begun:
+                    guesses = guessed(plan.model, known, train)
+                    kernel, beginning = _begun(kernel, train, plan.method, guesses, multistart, seed)
                 return _fitted(
-                    plan.model,
-                    plan.method,
-                    plan.kernel(train, known),
-                    train,
-                    None,
-                    absolute_sigma,
-                    0,
-                    (),
-                    seed,
-                    on_failure,
-                    shown,
+                    plan.model, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, shown, beginning
                 )
     table, described = _described(model, arrays, data, target, encoding, names_given(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
-    rows = dataset(table, described.data_names, described.target, sigma=sigma, weights=weights, missing=missing)
+    rows = dataset(
+        table, described.data_names, described.target, sigma=sigma, weights=weights, sigma_x=sigma_x, missing=missing
+    )
     train, held_out = _split(rows, validation, seed, described, missing, encoding)
     known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
     _check_enough(train, known, described)
     measure = losses.resolve(loss, train, f_scale=f_scale)
     chosen = method_of(default_method(described, measure, train) if method is None else method, options)
     precision = precision_of(dtype, rows, chosen, described)
-    kernel = calling.build(described, known, train, measure, dtype=precision, engine=engine)
+    if rows.sigma_x is not None:
+        _check_errors_in_x(described, measure, chosen, precision)
+    given = multistart is None and not unstarted(known)
+    guesses = [] if given else guessed(described, known, train)
+    first = guesses[0] if guesses else known
+    kernel = calling.build(described, first, train, measure, dtype=precision, engine=engine, begun=given)
     parted = () if folds is None else _folds(train, folds, seed, held_out, known, described)
     if absolute_sigma and sigma is None:
-        given = "weights were" if weights is not None else "no sigma was"
-        raise OptionError(f"absolute_sigma says that sigma are measured errors, and {given} given; pass sigma=.")
-    if isinstance(kernel, NativeKernel) and measure.kind == "least_squares":
-        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, kernel.code))
-    return _fitted(described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown)
+        other = "weights were" if weights is not None else "no sigma was"
+        raise OptionError(f"absolute_sigma says that sigma are measured errors, and {other} given; pass sigma=.")
+    beginning = GIVEN
+    if not given:
+        kernel, beginning = _begun(kernel, train, chosen, guesses, multistart, seed)
+    # With sigma_x all 0 nobody has asked yet whether the rest goes with errors in x.
+    if isinstance(kernel, NativeKernel) and measure.kind == "least_squares" and (sigma_x is None or rows.sigma_x is not None):
+        begins = beginning.kind in ("given", "assumed")
+        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, plain_code(kernel), begins))
+    return _fitted(
+        described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown, beginning
+    )
+
+
+def _begun(
+    kernel: AnyKernel, train: Dataset, method: Method, guesses: Sequence[Parameters], multistart: int | None, seed: int
+) -> tuple[AnyKernel, Beginning]:
+    """Find where to begin; gives the kernel that begins there."""
+    starter = Starter(kernel, train, method, guesses, seed)
+    parameters, beginning = starter.find() if multistart is None else starter.many(multistart)
+    return calling.begun_at(kernel, parameters), beginning
 
 
 def _fitted(
@@ -208,6 +246,7 @@ def _fitted(
     seed: int,
     on_failure: OnFailure,
     shown: tuple[int | None, TextIO | None, bool | None],
+    beginning: Beginning,
 ) -> FitResult:
     """Run the method on what was put together."""
     known = kernel.parameters
@@ -217,7 +256,7 @@ def _fitted(
     if outcome.without_effect:
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
-    fitted = Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped), fold_losses)
+    fitted = Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped, beginning), fold_losses)
     result = FitResult(fitted)
     _report_failure(result, on_failure)
     if shortcoming := fitted.shortcoming:
@@ -227,22 +266,23 @@ def _fitted(
 
 def _long_way(plan: Plan, ended: Ended, start: Any, seed: int) -> Fitted:
     """Make again, with all that a long way finds out, a fit that went the short one."""
-    train = _arrays_again(plan, tuple(ended.arrays), None)
+    train = _arrays_again(plan, tuple(ended.arrays), ended.sigma, ended.sigma_x)
     kernel = plan.kernel(train, plan.started(start))
-    outcome = fit_one(plan.method, kernel, kernel.parameters, validation=None, seed=seed, spread=None, observe=None)
-    setting = Setting(plan.model, kernel.parameters, train, None, plan.method, False, 0)
+    spread = 1.0 if ended.absolute else None
+    outcome = fit_one(plan.method, kernel, kernel.parameters, validation=None, seed=seed, spread=spread, observe=None)
+    setting = Setting(plan.model, kernel.parameters, train, None, plan.method, ended.absolute, 0)
     return Fitted(outcome, kernel, setting, np.empty(0))
 
 
-def _arrays_again(plan: Plan, arrays: tuple[Any, ...], sigma: Any) -> Dataset:
+def _arrays_again(plan: Plan, arrays: tuple[Any, ...], sigma: Any, sigma_x: Any) -> Dataset:
     """Check the arrays of a call whose plan is known."""
-    if sigma is None and (found := plain_rows(plan.model.data_names, str(plan.model.target), arrays)) is not None:
+    if sigma is None and sigma_x is None and (found := plain_rows(plan.model.data_names, str(plan.model.target), arrays)) is not None:
         if found.n < len(plan.parameters.free_elements):
             _check_enough(found, plan.parameters, plan.model)
         return found
     names = (*plan.model.data_names, str(plan.model.target))
     columns = dict(zip(names, arrays, strict=True))
-    rows = dataset(Table(names, columns.__getitem__, "the arrays given"), names[:-1], names[-1], sigma=sigma)
+    rows = dataset(Table(names, columns.__getitem__, "the arrays given"), names[:-1], names[-1], sigma=sigma, sigma_x=sigma_x)
     _check_enough(rows, plan.parameters, plan.model)
     return rows
 
@@ -321,7 +361,7 @@ def method_of(method: Any, options: dict[str, Any]) -> Method:
         raise OptionError(unknown("method", method, [*METHODS, *(name for name in OPTIMIZERS if name != "sparseadam")]))
     if isinstance(method, str) or (isinstance(method, type) and issubclass(method, torch.optim.Optimizer)):
         return GradientDescent(method, **options)
-    if isinstance(method, (GradientDescent, LevenbergMarquardt, LinearLeastSquares)):
+    if isinstance(method, (GradientDescent, LevenbergMarquardt, LinearLeastSquares, DifferentialEvolution)):
         if options:
             raise OptionError(f"the method is an object and carries its own options; set {', '.join(options)} there.")
         return method
@@ -335,13 +375,15 @@ def _unknown_option(name: str, method: str, known: list[str]) -> str:
     if name in inspect.signature(GradientDescent).parameters:
         return f"{name} belongs to gradient descent; name an optimizer too, such as method='adam'."
     own = [other for other, argument in inspect.signature(fit).parameters.items() if argument.kind is argument.KEYWORD_ONLY]
+    if name in own:
+        return f"{name} is an option of fit, for one data set; fit_many takes none. Fit them one by one, or leave it out."
     near = get_close_matches(name, own, n=1, cutoff=0.6)
     return unknown(f"option of method {method!r},", name, known, f"Did you mean {near[0]!r}?" if near else "")
 
 
 def _is_matrix(sigma: Any) -> bool:
     """Whether sigma is a covariance matrix rather than standard deviations."""
-    return sigma is not None and not isinstance(sigma, str) and np.ndim(sigma) == 2
+    return type(sigma) is not float and sigma is not None and not isinstance(sigma, str) and np.ndim(sigma) == 2
 
 
 def names_given(*given: Any) -> set[str]:
@@ -413,8 +455,8 @@ def _split(
         validation = dict(zip(expected, validation, strict=True))
     if isinstance(validation, (Mapping, str, os.PathLike)) or hasattr(validation, "columns"):
         own = dataset(read(validation, encoding=encoding), model.data_names, model.target, missing=missing)
-        if rows.sigma is not None:
-            given = "weights" if rows.weighted else "sigma"
+        if rows.sigma is not None or rows.sigma_x is not None:
+            given = "weights" if rows.weighted else "sigma" if rows.sigma is not None else "sigma_x"
             raise DataError(
                 f"a validation set of its own has no {given}; with {given} pass validation as a fraction or row numbers."
             )
@@ -444,6 +486,22 @@ def _check_enough(train: Dataset, known: Parameters, model: Model) -> None:
         raise DataError(
             f"{train.n} rows cannot determine {p} parameters ({', '.join(known.free_elements)}); add data, or fix some."
         )
+
+
+def _check_errors_in_x(model: Model, measure: losses.Loss, method: Method, precision: torch.dtype) -> None:
+    """Refuse what does not go with errors in x."""
+    if measure.name != "squared":
+        raise OptionError(
+            f"sigma_x makes the fit one of squared distances, and the loss is {measure.name}; use loss='squared', or leave sigma_x out."
+        )
+    if not isinstance(method, LevenbergMarquardt) or model.kind == "module":
+        named = "a torch module" if model.kind == "module" else f"method {method.name}"
+        raise OptionError(
+            f"sigma_x was given with {named}; errors in x are fitted by method='lm', to a function or a formula. "
+            "Use that, or leave sigma_x out."
+        )
+    if precision != torch.float64:
+        raise OptionError("sigma_x was given with dtype='float32'; errors in x are fitted in float64, so leave dtype out.")
 
 
 def precision_of(dtype: str | torch.dtype | None, rows: Dataset, method: Method, model: Model) -> torch.dtype:

@@ -48,12 +48,18 @@ def fit(
     formula: Annotated[str | None, typer.Argument(help='Such as "t_c = w*t_u + b".')] = None,
     model: Annotated[str | None, typer.Option(help="file.py:function instead of a formula. Runs that file.")] = None,
     target: Annotated[str | None, typer.Option(help="Column to predict, where the formula does not name it.")] = None,
-    method: Annotated[str | None, typer.Option(help="lm (default), linear, or a torch optimizer: sgd, adam, lbfgs, ...")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="lm (default), linear, differential_evolution, or a torch optimizer: sgd, adam, lbfgs, ...")
+    ] = None,
     start: Annotated[str | None, typer.Option(help="w=1,b=0")] = None,
     bounds: Annotated[str | None, typer.Option(help="w=0:,b=-20:20 (lower:upper, either may be left out)")] = None,
     fix: Annotated[str | None, typer.Option(help="b=0 keeps a parameter at a value")] = None,
     tie: Annotated[list[str] | None, typer.Option(help='"b=2*w" computes a parameter from others; may be repeated')] = None,
     sigma: Annotated[str | None, typer.Option(help="Column with the standard deviation of the target, or one number.")] = None,
+    sigma_x: Annotated[
+        str | None,
+        typer.Option(help="The same of the input, where it is measured too; of several inputs u=COL,v=0.1. Exact if not named."),
+    ] = None,
     absolute_sigma: Annotated[bool, typer.Option("--absolute-sigma", help="sigma are measured errors, not weights.")] = False,
     weights: Annotated[str | None, typer.Option(help="Column with how much each row counts; not together with --sigma.")] = None,
     loss: Annotated[str, typer.Option(help="squared, huber, soft_l1, cauchy, arctan, poisson")] = "squared",
@@ -70,6 +76,7 @@ def fit(
         list[str] | None, typer.Option(help="NAME=VALUE of the optimizer, such as momentum=0.9; may be repeated.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Of Levenberg-Marquardt.")] = None,
+    multistart: Annotated[int | None, typer.Option(help="Fit from this many starts and take the lowest minimum.")] = None,
     validation: Annotated[str | None, typer.Option(help="Fraction such as 0.2, or a file with validation rows.")] = None,
     folds: Annotated[int | None, typer.Option(help="Cross-validate with this many folds.")] = None,
     by: Annotated[
@@ -80,7 +87,7 @@ def fit(
     checkpoint: Annotated[
         str | None, typer.Option(help="Folder that keeps finished fits of --by; the same command goes on.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the folds and the mini-batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of starts, the split, the folds and the mini-batches.")] = 0,
     missing: Annotated[
         str | None, typer.Option(help="raise, or drop rows with missing values; default raise, with --by drop")
     ] = None,
@@ -99,7 +106,15 @@ def fit(
     _check_grouped(
         by,
         {"--threads": threads, "--checkpoint": checkpoint},
-        {"--weights": weights, "--folds": folds, "--every": every, "--html": html, "--plot": plot},
+        {
+            "--weights": weights,
+            "--sigma-x": sigma_x,
+            "--multistart": multistart,
+            "--folds": folds,
+            "--every": every,
+            "--html": html,
+            "--plot": plot,
+        },
     )
     _check_suffix(save, many=by is not None)
     _check_outputs(save=save, html=html, plot=plot, inputs=(data, validation, (model or "").rpartition(":")[0]))
@@ -124,7 +139,7 @@ def fit(
         _fit_each(what, shared, by, validation, missing, threads=threads, checkpoint=checkpoint, json=json, save=save)
     with _warnings_in_one_line():
         result = api.fit(
-            what, weights=weights, validation=_validation(validation), folds=folds, missing=missing or "raise", every=every,  # type: ignore[arg-type]
+            what, weights=weights, sigma_x=_sigma_x(sigma_x), multistart=multistart, validation=_validation(validation), folds=folds, missing=missing or "raise", every=every,  # type: ignore[arg-type]
             out=sys.stderr, **shared,
         )  # fmt: skip
     _show(result, json=json, html=html, plot=plot, save=save)
@@ -226,6 +241,39 @@ def report(
         if path is not None:
             raise OptionError(f"{saved!r} holds many fits, and {option} shows one; leave {option} out.")
     _show_many(found, json=json, save=None)
+
+
+@app.command()
+def compare(
+    saved: Annotated[list[str], typer.Argument(help="Results written by --save, two or more, of fits to the same data.")],
+    nested: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SMALLER=LARGER: the first file's model is a special case of the second's, so test it; may be repeated."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON instead of the table.")] = False,
+) -> None:
+    """Compare saved fits of several models to the same data."""
+    from gradfit import api, comparing
+    from gradfit.report.many_storage import is_many
+
+    for path in saved:
+        if is_many(path):
+            raise StorageError(
+                f"{path!r} holds many fits, and compare takes one of each file; give files that fit wrote without --by."
+            )
+    names = comparing.numbered([Path(path).stem for path in saved])
+    places = dict(zip(saved, names, strict=True)) | {name: name for name in names}
+    told = {}
+    for text in nested or ():
+        smaller, larger = _pair(text, "--nested")
+        told[places.get(smaller, smaller), places.get(larger, larger)] = True
+    fits = dict(zip(names, (api.load(path) for path in saved), strict=True))
+    with _warnings_in_one_line():
+        comparison = comparing.compare(fits, nested=told or None)
+    print(comparison.to_json() if json else comparison)
+    raise typer.Exit(0 if all(row.success for row in comparison.rows) else 1)
 
 
 def _show(result: FitResult, *, json: bool, html: str | None, plot: str | None, save: str | None) -> None:
@@ -423,6 +471,13 @@ def _as_number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def _sigma_x(text: str | None) -> Any:
+    """Read a column or a number, or ``u=COL,v=0.1``."""
+    if text is None or "=" not in text:
+        return _sigma(text)
+    return {name: _sigma(value) for name, value in _pairs(text.replace("，", ",").split(","), "--sigma-x").items()}
 
 
 def _sigma(text: str | None) -> float | str | None:

@@ -21,8 +21,9 @@ from gradfit.compiler.compiled import ModelCode, NativeKernel
 from gradfit.compiler.eager import EagerKernel
 from gradfit.compiler.fingerprint import Watch, fingerprint
 from gradfit.compiler.graph import Untraceable
+from gradfit.compiler.orthogonal import compiled_on, orthogonal_code
 from gradfit.data.dataset import Dataset, plain_length
-from gradfit.drivers.short import Ended, Way, way
+from gradfit.drivers.short import EXACT, Ended, Kind, Way, deviations_of, way
 from gradfit.methods.compiled_descent import loop_of
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.method import Method, Problem
@@ -36,20 +37,29 @@ MOST_WAYS = 32  # numbers of rows a plan keeps a block laid out for
 
 @dataclass(frozen=True)
 class Plan:
-    """A fit without its data."""
+    """A fit without its data.
+
+    Attributes
+    ----------
+    begins
+        Whether it is known where the fit begins: a start was given, or any will do. Otherwise it is found for each data set.
+    """
 
     model: Model
     parameters: Parameters
     method: Method
     base: EagerKernel
     code: ModelCode
+    begins: bool = True
 
     def kernel(self, data: Dataset, parameters: Parameters) -> NativeKernel:
         """Give the compiled model on data."""
+        if data.sigma_x is not None:
+            return compiled_on(self.base, self.code, data, parameters)
         return NativeKernel(self.base, data, parameters, self.code)
 
     @functools.cached_property
-    def _ways(self) -> dict[int, Way | None]:
+    def _ways(self) -> dict[tuple[int, str], Way | None]:
         return {}
 
     @functools.cached_property
@@ -58,19 +68,26 @@ class Plan:
         known = self.parameters
         return known.free_elements == known.names and not known.bounded and self.base.dtype == torch.float64
 
-    def short(self, arrays: tuple[Any, ...], start: Any) -> Ended | None:
+    def short(self, arrays: tuple[Any, ...], start: Any, sigma: Any, sigma_x: Any, *, absolute: bool) -> Ended | None:
         """Go the short way; None where the long one must be gone."""
         n = plain_length(arrays)
-        if n not in self._ways:
-            self._ways[n] = self._way(n)
-        way = self._ways[n]
-        return None if way is None else way.go(arrays, self.started(start).start)
+        deviations = EXACT if sigma is None and sigma_x is None else deviations_of(sigma, sigma_x, n, absolute=absolute)
+        if deviations is None:
+            return None
+        key = n, deviations.kind
+        if key not in self._ways:
+            self._ways[key] = self._way(n, deviations.kind)
+        way = self._ways[key]
+        return None if way is None else way.go(arrays, self.started(start).start, deviations)
 
-    def _way(self, n: int) -> Way | None:
+    def _way(self, n: int, kind: Kind) -> Way | None:
         if len(self._ways) > MOST_WAYS:
             self._ways.clear()
         if not self._plain or n <= len(self.parameters.names):
             return None
+        if kind != "exact":
+            code = self.code if kind == "weighted" else orthogonal_code(self.base, self.code, self.model.data_names)
+            return way(code, self.method, n, len(self.parameters.names), None, None, kind)
         loop = schedule = None
         if isinstance(self.method, GradientDescent) and self.method.scale is False and not self.method.needs_closure:
             unread = Dataset({}, np.zeros(n), "", None, np.arange(n))
@@ -109,14 +126,15 @@ class _Memory:
 
     def find(self, model: Any, parts: tuple[Any, ...], method: Any) -> tuple[Hashable | None, Plan | None]:
         """Find the plan of a call; and the name under which it may be remembered."""
-        # A function among the parts reads what nobody watches here, and an object may be changed.
-        call: Hashable | None = (id(model), parts, method) if is_plain_value((parts, method)) else None
+        call: Hashable | None = (id(model), parts, method)
         try:
-            known = None if call is None else self.calls.get(call)
+            known = self.calls.get(call)
         except TypeError:  # a part that is a dict, a list, an array
             call, known = None, None
         if known is not None and known[0] is model and known[1].same():
             return None, known[2]
+        # A function among the parts reads what nobody watches here, and an object may be changed: only plain values are kept.
+        call = call if is_plain_value((parts, method)) else None
         name = _name(model, parts, method)
         if name is None:
             return None, None
@@ -160,6 +178,11 @@ def is_plain(start: Any) -> bool:
     if values is None:
         return isinstance(start, np.ndarray) and start.ndim == 1 and start.dtype == np.float64
     return all(type(value) in (int, float, np.float64) for value in values)
+
+
+def inexact_names(sigma_x: Any) -> tuple[Any, ...] | bool:
+    """What of errors in x belongs to a plan: whether there are any, and of which inputs where they are named."""
+    return tuple(sigma_x) if isinstance(sigma_x, Mapping) else sigma_x is not None
 
 
 def names_of(start: Any) -> tuple[str, ...] | int | None:

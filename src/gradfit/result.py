@@ -15,6 +15,7 @@ import torch
 
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.eager import EagerKernel
+from gradfit.compiler.orthogonal import OrthogonalKernel
 from gradfit.compiler.saved_trace import trace
 from gradfit.data.dataset import Dataset, real
 from gradfit.data.files import write_whole
@@ -30,7 +31,7 @@ from gradfit.statistics.diagnosis import Diagnosis
 from gradfit.statistics.findings import Finding
 from gradfit.statistics.intervals import band, t_interval
 from gradfit.statistics.profile import Profile, contour, ellipse, profile
-from gradfit.statistics.record import Estimate, FitRecord, History, history
+from gradfit.statistics.record import Beginning, Estimate, FitRecord, History, Minimum, history
 from gradfit.statistics.summary import Fitted, Short, summarize
 from gradfit.typing import Floats, IntervalKind
 
@@ -306,6 +307,16 @@ class FitResult:
         return self.record.warnings
 
     @property
+    def beginning(self) -> Beginning:
+        """Where the fit began: ``kind``, and a sentence, ``text``, where nobody gave a start; :class:`~gradfit.statistics.record.Beginning`."""
+        return self.record.beginning
+
+    @property
+    def minima(self) -> tuple[Minimum, ...]:
+        """Distinct minima that many starts led to, the lowest first: ``values`` by name, ``loss``, how many ``starts`` ended there."""
+        return self.record.beginning.minima
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """What the solution and its residuals say against the fit, a number and advice each; empty where nothing does."""
         return self.record.findings
@@ -366,6 +377,38 @@ class FitResult:
         """Rows that were fitted."""
         return self.record.n
 
+    @cached_property
+    def errors_in_x(self) -> dict[str, Floats]:
+        """What was found to be added to each inexact input, (n,) by name: there the model is nearest to the row. Empty without ``sigma_x``.
+
+        Raises
+        ------
+        ModelError
+            A loaded result that does not hold all of its rows.
+        """
+        known = self._known
+        if isinstance(known, Fitted):
+            kernel = known.outcome.kernel
+            errors = kernel.nearest(known.outcome.solution.theta).errors if isinstance(kernel, OrthogonalKernel) else {}
+            return dict(errors)
+        points = self.record.points
+        if points.distances is None:
+            return {}
+        if not points.complete:
+            raise ModelError(f"this loaded result holds {len(points.target)} of {self.n} rows; fit again with the data at hand.")
+        return {name: errors[~points.held_out] for name, errors in points.distances.errors.items()}
+
+    @property
+    def x_fitted(self) -> dict[str, Floats]:
+        """The inexact inputs with their errors taken off: where the model is nearest to each row, (n,) by name. Empty without ``sigma_x``."""
+        errors, known = self.errors_in_x, self._known
+        if isinstance(known, Fitted):
+            columns: Mapping[str, Floats] = known.setting.data.columns
+        else:
+            points = self.record.points
+            columns = {name: column[~points.held_out] for name, column in points.columns.items()}
+        return {name: columns[name] + error for name, error in errors.items()}
+
     @property
     def dof(self) -> float:
         """Degrees of freedom n - p; infinite where the noise is known (absolute sigma, counts)."""
@@ -373,7 +416,7 @@ class FitResult:
 
     @property
     def chi_square(self) -> float:
-        """Sum of squared residuals in units of sigma; NaN for other losses."""
+        """Sum of squared residuals in units of sigma, of squared distances where x has errors; NaN for other losses."""
         return self.record.goodness.chi_square
 
     @property
@@ -601,6 +644,12 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         return html.fragment(self.record)
+
+
+def at_hand(result: FitResult) -> Fitted | None:
+    """Give a fit with its model and its data; None for a result that was loaded from a file."""
+    known = result._known
+    return known if isinstance(known, Fitted) else None
 
 
 def _tell(kind: str, reasons: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import curve_fit
 
 import gradfit
+from gradfit.compiler.compiled import Tables
 from gradfit.methods import marquardt, refits
 from gradfit.methods.refitting import Ray, crossings, refit
 
@@ -121,10 +122,8 @@ def resampled(count, seed=0):
 
 
 def refitted(fitted, index, *, lower=OPEN_ONES[0], upper=OPEN_ONES[1], target=Y, variance=0.0):
-    tables = [X[index], target[index]]
-    return refit(
-        fitted.outcome.kernel, fitted.outcome.solution.theta, lower, upper, tables, target[index], variance=variance, enough=1e-6
-    )
+    tables = Tables([X[index], target[index]], target[index], linear=True)
+    return refit(fitted.outcome.kernel, fitted.outcome.solution.theta, lower, upper, tables, variance=variance, enough=1e-6)
 
 
 def test_refits_are_those_of_curve_fit(fitted):
@@ -170,10 +169,9 @@ def test_refits_do_not_depend_on_those_before_them(fitted):
 def test_data_that_do_not_determine_a_parameter_give_it_an_infinite_error(fitted):
     line = gradfit.fit("y = a*x + c", data={"x": X, "y": Y})._known
     index = np.array([[3] * 30, list(range(30))])
-    found = refit(
-        line.outcome.kernel, line.outcome.solution.theta, *(side[:2] for side in OPEN_ONES), [X[index], Y[index]], Y[index],
-        variance=0.0, enough=1e-6,
-    )  # fmt: skip
+    limits = [side[:2] for side in OPEN_ONES]
+    tables = Tables([X[index], Y[index]], Y[index], linear=True)
+    found = refit(line.outcome.kernel, line.outcome.solution.theta, *limits, tables, variance=0.0, enough=1e-6)
     assert np.isinf(found.stderr[0]).all()
     np.testing.assert_allclose(found.stderr[1], np.sqrt(np.diag(line.covariance.matrix)), rtol=1e-9)
 
@@ -188,9 +186,8 @@ def test_a_known_variance_gives_errors_in_its_units(fitted):
 def test_refits_of_what_is_not_finite_say_so(fitted):
     target = np.tile(Y, (2, 1))
     target[0, 4] = math.nan
-    found = refit(
-        fitted.outcome.kernel, fitted.outcome.solution.theta, *OPEN_ONES, [X, target], target, variance=0.0, enough=1e-6
-    )
+    tables = Tables([X, target], target, linear=True)
+    found = refit(fitted.outcome.kernel, fitted.outcome.solution.theta, *OPEN_ONES, tables, variance=0.0, enough=1e-6)
     assert found.code.tolist() == [marquardt.NOT_FINITE, marquardt.CONVERGED]
     assert np.isnan(found.stderr[0]).all()
 

@@ -46,6 +46,8 @@ CASES = {
     "weights": 300,
     "relative matrix": 200,
     "tied -b/w": 300,
+    "errors in x, line n=11, absolute sigma": 300,
+    "errors in x, exponential n=20, relative sigma": 300,
 }
 
 

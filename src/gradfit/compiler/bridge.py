@@ -11,6 +11,7 @@ as it is, with finite differences.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import types
@@ -193,11 +194,24 @@ def _translated(function: Callable[..., Any], seen: dict[int, Callable[..., Any]
         inner = _translated(function.__func__, seen)
         return function if inner is function.__func__ else types.MethodType(inner, function.__self__)
     if not isinstance(function, types.FunctionType):
+        function = _record(function, seen)
         method = type(function).__call__
         return _translated(types.MethodType(method, function), seen) if isinstance(method, types.FunctionType) else function
     if id(function) not in seen:
         seen[id(function)] = _copy(function, seen)
     return seen[id(function)]
+
+
+def _record(value: Any, seen: dict[int, Callable[..., Any]]) -> Any:
+    """Give a frozen record with the functions that it holds translated; the record itself where there are none."""
+    if isinstance(value, tuple) and type(value) is tuple:
+        parts = tuple(_record(part, seen) for part in value)
+        return parts if any(new is not old for new, old in zip(parts, value, strict=True)) else value
+    if not (dataclasses.is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        return _replacement(value, seen)
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+    changed = {name: new for name, old in fields.items() if (new := _record(old, seen)) is not old}
+    return dataclasses.replace(value, **changed) if changed else value
 
 
 def _copy(function: types.FunctionType, seen: dict[int, Callable[..., Any]]) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ from gradfit.compiler.eager import Call, EagerKernel, tensors
 from gradfit.compiler.fingerprint import fingerprint, outside, side_effect
 from gradfit.compiler.graph import Untraceable
 from gradfit.compiler.kernel import Kernel
+from gradfit.compiler.orthogonal import with_errors_in_x
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
 from gradfit.model.loss import Loss
@@ -54,7 +55,14 @@ FAR = (0.1, 1.0, 10.0, 100.0)  # of the start's size: points at which an element
 
 
 def build(
-    model: Model, parameters: Parameters, data: Dataset, loss: Loss, *, dtype: torch.dtype, engine: str = "torch"
+    model: Model,
+    parameters: Parameters,
+    data: Dataset,
+    loss: Loss,
+    *,
+    dtype: torch.dtype,
+    engine: str = "torch",
+    begun: bool = True,
 ) -> AnyKernel:
     """Build the kernel of a model: find the way to call it, check what it gives, compile it where that can be done.
 
@@ -62,15 +70,34 @@ def build(
     ----------
     engine
         "torch", "native" (which must be possible), or "auto": compiled where possible.
+    begun
+        Whether the fit will begin at the parameters' start; where it will not, a parameter may be without effect there.
 
     Raises
     ------
     ModelError
         The model raises, gives a wrong shape or type, changes its data, or does not depend on a parameter.
     """
+    special = data.covariance is not None or data.sigma_x is not None
+    kernel = alone(model, parameters, data.independent() if special else data, loss, dtype=dtype, engine=engine)
+    if begun:
+        depending(kernel)
     if data.covariance is not None:
-        return CorrelatedKernel(depending(alone(model, parameters, data.independent(), loss, dtype=dtype, engine=engine)), data)
-    return depending(alone(model, parameters, data, loss, dtype=dtype, engine=engine))
+        return CorrelatedKernel(kernel, data)
+    return with_errors_in_x(kernel, data, strict=engine == "native") if data.sigma_x is not None else kernel
+
+
+def begun_at(kernel: AnyKernel, parameters: Parameters) -> AnyKernel:
+    """Give a kernel whose fit begins elsewhere, where every parameter must have an effect.
+
+    Raises
+    ------
+    ModelError
+        One has none.
+    """
+    if isinstance(kernel, CorrelatedKernel):
+        return replace(kernel, inner=depending(replace(kernel.inner, parameters=parameters)))
+    return depending(replace(kernel, parameters=parameters))
 
 
 def alone(

@@ -30,6 +30,7 @@ RELATIVE_STEP = np.finfo(np.float64).eps ** (1 / 3)  # central differences: bala
 SHARES = tuple(10.0**-power for power in range(8))  # of that step, until the differences of two agree
 SETTLED = 1e-5  # relative: then the step need not shrink
 # torch counts the levels of forward mode for the whole process, not per thread: two at once clear each other's derivatives.
+FEW_ROWS = 4  # for each parameter: up to here a backward pass per row takes less time than a forward one per parameter
 FORWARD_MODE = threading.RLock()
 Call = Callable[..., Any]
 
@@ -164,19 +165,25 @@ class EagerKernel:
         """Hessian of the mean loss times a vector, (p,), by differentiating twice."""
         return hessian_product(self.loss, theta, vector, self.dtype)
 
-    def jacobian(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Prediction (n,) and its exact derivative by the free parameters (n, p), as float64 arrays."""
+    def jacobian(self, theta: Floats, columns: dict[str, Tensor] | None = None) -> tuple[Floats, Floats]:
+        """Prediction (n,) and its exact derivative by the free parameters (n, p), as float64 arrays; at other inputs on request."""
+        inputs = self.columns if columns is None else columns
         if self.numeric:
             here = np.asarray(theta, dtype=np.float64)
             with _naming(self, here):
-                return _numeric_value(self, here, self.columns), _differences(self, here, self.columns)
+                return _numeric_value(self, here, inputs), _differences(self, here, inputs)
         point = torch.as_tensor(theta, dtype=self.dtype)
+        predict = functools.partial(self.predict, columns=inputs)
         with _naming(self, point):
+            if self.n <= FEW_ROWS * len(point):
+                value, slopes = _reverse_mode(predict, point)
+                if torch.isfinite(slopes).all():  # a row without a value may spoil others backwards, not forwards
+                    return value.double().numpy(), slopes.double().numpy()
             try:
-                value, columns = _forward_mode(self.predict, point)
+                value, slopes = _forward_mode(predict, point)
             except (NotImplementedError, RuntimeError):  # an operator without forward derivative: one backward pass per row
-                value, columns = _reverse_mode(self.predict, point)
-        return value.double().numpy(), columns.double().numpy()
+                value, slopes = _reverse_mode(predict, point)
+        return value.double().numpy(), slopes.double().numpy()
 
     def residual(self, theta: Floats) -> tuple[Floats, Floats]:
         """(prediction - target) / sigma, (n,), and its derivative (n, p), whatever the loss."""
@@ -263,9 +270,11 @@ def _forward_mode(predict: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[T
 
 
 def _reverse_mode(predict: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
-    """One backward pass per row: slower, for operators that have no forward derivative."""
+    """One backward pass per row: quicker for few rows, and for operators that have no forward derivative."""
     point = theta.clone().requires_grad_()
     value = predict(point)
+    if not value.requires_grad:
+        return value, torch.zeros((len(value), len(point)), dtype=theta.dtype)
     rows = [torch.autograd.grad(row, point, retain_graph=True)[0] for row in value]
     return value.detach(), torch.stack(rows)
 

@@ -277,7 +277,10 @@ def _functions(function: Any, found: dict[int, types.FunctionType]) -> dict[int,
             getattr(function, "func", None) or getattr(function, "__func__", None) or getattr(function, "__wrapped__", None)
         )
     if not isinstance(function, types.FunctionType):
-        call = vars(type(function)).get("__call__")
+        for part in _held(function):
+            if isinstance(part, (types.FunctionType, *WRAPPERS)):
+                _functions(part, found)
+        call = next((vars(base)["__call__"] for base in type(function).__mro__ if "__call__" in vars(base)), None)
         function = call if isinstance(call, types.FunctionType) else None
     if function is None or id(function) in found or _of_library(function):
         return found
@@ -287,6 +290,17 @@ def _functions(function: Any, found: dict[int, types.FunctionType]) -> dict[int,
         if isinstance(value, (types.FunctionType, *WRAPPERS)):
             _functions(value, found)
     return found
+
+
+def _held(value: Any) -> Iterator[Any]:
+    """Give what a frozen record holds, that of records within it too."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _held(part)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        yield from _held(tuple(getattr(value, field.name) for field in dataclasses.fields(value)))
+    else:
+        yield value
 
 
 def _acts(function: types.FunctionType) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradfit.compiler.eager import EagerKernel
-from gradfit.compiler.graph import Untraceable, check, ordered
+from gradfit.compiler.graph import Graph, Untraceable, check, ordered
 from gradfit.compiler.lower import lower
 from gradfit.compiler.rows import RowSource
 from gradfit.compiler.simplify import simplify
@@ -33,6 +33,18 @@ def prediction_row(kernel: EagerKernel) -> RowSource:
         The model is no graph of single numbers; the text says why.
     """
     return _row_source(kernel.in_precision(torch.float64), "prediction", lambda known: _predict(kernel, known), guarded=True)
+
+
+def prediction_graph(kernel: EagerKernel) -> Graph:
+    """Graph of the prediction of one row, by its columns and numbers.
+
+    Raises
+    ------
+    Untraceable
+        The model is no graph of single numbers; the text says why.
+    """
+    wide = kernel.in_precision(torch.float64)
+    return simplify(record(lambda **known: _predict(wide, known), _example(wide, (), along=False)))
 
 
 def loss_row(kernel: EagerKernel) -> RowSource:
@@ -60,6 +72,39 @@ def hessian_row(kernel: EagerKernel) -> RowSource:
         return torch.stack(parts).sum().reshape(1) if parts else torch.zeros_like(rows)
 
     return _row_source(kernel, "slope", slope, (TARGET,) if kernel.sigma is None else (TARGET, SIGMA), along=True)
+
+
+def curved_row(kernel: EagerKernel, inexact: Sequence[str]) -> RowSource:
+    r"""Source of the prediction, its derivatives by some inputs and by each free number, in double precision.
+
+    Outputs are :math:`f`, :math:`\partial f/\partial x_i`, the lower triangle of :math:`\partial^2 f/\partial x_i \partial x_j` row after
+    row, :math:`\partial f/\partial\theta_k`.
+
+    Parameters
+    ----------
+    inexact
+        Names of the inputs x_i.
+    """
+    kernel = kernel.in_precision(torch.float64)
+    example = _example(kernel, (), along=False)
+    free, fixed = _free_and_fixed(kernel, example)
+
+    def value_and_slopes(**values: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            leaves = [values[name].requires_grad_() for name in (*inexact, *free)]
+            result = _one_number(_predict(kernel, values), kernel)
+            slopes = _slopes(result, leaves)
+            curvatures = [part for place in range(len(inexact)) for part in _slopes(slopes[place], leaves[: place + 1])]
+        q = len(inexact)
+        return [result, *slopes[:q], *curvatures, *slopes[q:]]
+
+    graph = simplify(record(value_and_slopes, example), guarded=True)
+    check(graph)
+    numbers, known = ([element for name in names for element in elements(name, example[name])] for names in (free, fixed))
+    pairs = [f"d_{one}_{other}" for place, one in enumerate(inexact) for other in inexact[: place + 1]]
+    outputs = ("prediction", *(f"d_{name}" for name in inexact), *pairs, *(f"d_{number}" for number in numbers))
+    title = f"Prediction of one row, and its derivatives by {', '.join(inexact)} and by each parameter."
+    return RowSource(lower(graph, outputs, title=title), "double", tuple(kernel.columns), tuple(numbers), tuple(known), outputs)
 
 
 def measure_row(loss: Loss) -> RowSource:
@@ -154,18 +199,12 @@ def _row_source(
     guarded: bool = False,
 ) -> RowSource:
     example = _example(kernel, extra, along=along)
-    specs = kernel.parameters.specs
-    free = [name for name in kernel.parameters.names if name in example and not specs[name].fixed]
-    fixed = [name for name in kernel.parameters.names if name in example and specs[name].fixed]
+    free, fixed = _free_and_fixed(kernel, example)
 
     def value_and_slopes(**values: Tensor) -> list[Tensor]:
         with torch.enable_grad():
             leaves = [values[name].requires_grad_() for name in free]
-            result = compute(values)
-            if result.dtype == torch.float32 and kernel.dtype == torch.float64:  # of a model that computes in single precision
-                result = result.to(kernel.dtype)
-            if result.shape != (1,) or not result.is_floating_point():
-                raise Untraceable(f"it gives {result.dtype} of shape {tuple(result.shape)} for one row")
+            result = _one_number(compute(values), kernel)
             if not result.requires_grad:
                 return [result, *map(torch.zeros_like, leaves)]
             slopes = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
@@ -180,6 +219,29 @@ def _row_source(
     title = f"{output.capitalize()} of one row, and its derivative by each parameter."
     inputs = (*kernel.columns, *(name.strip() for name in extra))
     return RowSource(lower(graph, outputs, title=title), DTYPES[kernel.dtype], inputs, tuple(numbers), tuple(known), outputs)
+
+
+def _free_and_fixed(kernel: EagerKernel, example: Named) -> tuple[list[str], list[str]]:
+    specs = kernel.parameters.specs
+    known = [name for name in kernel.parameters.names if name in example]
+    return [name for name in known if not specs[name].fixed], [name for name in known if specs[name].fixed]
+
+
+def _one_number(result: Tensor, kernel: EagerKernel) -> Tensor:
+    """Give what a model gave for one row, where that is one real number."""
+    if result.dtype == torch.float32 and kernel.dtype == torch.float64:  # of a model that computes in single precision
+        result = result.to(kernel.dtype)
+    if result.shape != (1,) or not result.is_floating_point():
+        raise Untraceable(f"it gives {result.dtype} of shape {tuple(result.shape)} for one row")
+    return result
+
+
+def _slopes(result: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Derivatives that can be differentiated again; 0 where the result does not depend on a leaf."""
+    if not result.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    slopes = torch.autograd.grad(result.sum(), leaves, create_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if slope is None else slope for slope, leaf in zip(slopes, leaves, strict=True)]
 
 
 def _example(kernel: EagerKernel, extra: Sequence[str], *, along: bool) -> dict[str, Tensor]:

@@ -89,9 +89,9 @@ def vector(dtype: str, width: int) -> ir.Type:
     return TYPES[dtype] if width == 1 else ir.VectorType(TYPES[dtype], width)
 
 
-def define_row(module: ir.Module, source: RowSource, name: str = "row") -> ir.Function:
-    """Write the row's function for W rows: inputs in vectors, parameters as numbers."""
-    width = target().width(source.dtype)
+def define_row(module: ir.Module, source: RowSource, name: str = "row", *, times: int = 1) -> ir.Function:
+    """Write the row's function for W rows, or some times W: inputs in vectors, parameters as numbers."""
+    width = times * target().width(source.dtype)
     wide, single = vector(source.dtype, width), TYPES[source.dtype]
     numbers = [single] * (len(source.parameters) + len(source.fixed))
     result = ir.LiteralStructType([wide] * len(source.outputs))

@@ -1,7 +1,7 @@
 r"""Dataset: the columns a fit uses, as real numbers, checked once.
 
-After this door every layer may rely on: float64 arrays of one length n >= 1, all finite, sigma > 0, a covariance of the target
-that is positive definite. Weights of rows are kept as the sigma they amount to, :math:`\sigma_i = (w_i/\bar w)^{-1/2}`.
+After this door every layer may rely on: float64 arrays of one length n >= 1, all finite, sigma > 0 (0 only in rows that have an
+error in x), a covariance of the target that is positive definite. Weights of rows are kept as the sigma they amount to, :math:`\sigma_i = (w_i/\bar w)^{-1/2}`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Dataset:
         Whether sigma stands for weights of the rows, of mean 1.
     weightless
         How many rows were left out because their weight is 0.
+    sigma_x
+        Standard deviations of inputs that are not exact, by name, each (n,), 0 in rows where that input is; None where all are exact.
     row_numbers
         (n,), which row of the source each row was, from 0.
     dropped
@@ -66,6 +68,7 @@ class Dataset:
     covariance: Floats | None = None
     weighted: bool = False
     weightless: int = 0
+    sigma_x: Mapping[str, Floats] | None = None
 
     @property
     def n(self) -> int:
@@ -82,6 +85,7 @@ class Dataset:
             row_numbers=self.row_numbers[index],
             block=None,
             covariance=None if self.covariance is None else self.covariance[np.ix_(index, index)],
+            sigma_x=None if self.sigma_x is None else {name: errors[index] for name, errors in self.sigma_x.items()},
         )
 
     @cached_property
@@ -98,7 +102,7 @@ class Dataset:
 
     def independent(self) -> Dataset:
         """Give the same rows without what is known of their errors."""
-        return replace(self, sigma=None, covariance=None)
+        return replace(self, sigma=None, covariance=None, sigma_x=None)
 
 
 def dataset(
@@ -108,6 +112,7 @@ def dataset(
     *,
     sigma: object = None,
     weights: object = None,
+    sigma_x: object = None,
     missing: Missing = "raise",
 ) -> Dataset:
     """Check and convert the columns that a fit uses.
@@ -120,6 +125,9 @@ def dataset(
         None, one number, one number per row, the name of a column, or the covariance matrix of the rows, (n, n).
     weights
         None, one number per row, or the name of a column: how much each row's loss counts, 0 or more. Not together with sigma.
+    sigma_x
+        None, or the standard deviation of the one input: a number, one per row, or the name of a column, 0 where it is exact. Of
+        several inputs a dict by input. All 0 is as None.
     missing
         "raise" refuses NaN and infinity; "drop" leaves those rows out and counts them.
 
@@ -127,7 +135,10 @@ def dataset(
     ------
     DataError
         Lengths differ, no rows, text or complex numbers, values that are not finite, sigma not positive, a covariance that is not
-        symmetric and positive definite, weights below 0, sigma and weights together.
+        symmetric and positive definite, weights below 0, sigma and weights together, sigma_x below 0 or of unknown inputs, a row in
+        which nothing has an error.
+    OptionError
+        sigma_x together with weights, or with a covariance matrix.
     """
     if missing not in ("raise", "drop"):
         raise OptionError(unknown("value of missing", missing, ("raise", "drop")))
@@ -138,17 +149,30 @@ def dataset(
     for name, column in columns.items():
         if len(column) != n:
             raise DataError(f"{name} has {len(column)} values and {target} has {n}; give arrays of one length.")
-    check_order(given | {name: extra for name, extra in (("sigma", sigma), ("weights", weights)) if extra is not None})
+    own = sigma_x if isinstance(sigma_x, Mapping) else {"": sigma_x}
+    extras = {"sigma": sigma, "weights": weights} | {f"sigma_x {name}".strip(): value for name, value in own.items()}
+    check_order(given | {name: extra for name, extra in extras.items() if extra is not None})
     if sigma is not None and weights is not None:
         raise DataError("both sigma and weights were given; weights are sigma ** -2 up to a factor, so pass one of them.")
     matrix = None if sigma is None else _matrix(sigma, n)
     errors = None if sigma is None else _sigma(table, sigma, n) if matrix is None else np.sqrt(np.abs(np.diag(matrix)))
     errors = errors if weights is None else _per_row(table, weights, n, "weights")
+    inexact = None if sigma_x is None else _errors_of_inputs(table, sigma_x, columns, n)
+    if inexact is not None and (weights is not None or matrix is not None):
+        other = "weights" if weights is not None else "a covariance matrix as sigma"
+        raise OptionError(
+            f"sigma_x was given together with {other}; expected one standard deviation per point beside it: pass sigma=, (n,)."
+        )
     if n == 0:
         raise DataError(f"{target} is empty: 0 rows; a fit needs at least as many rows as parameters.")
     single = all(_is_single(column) for column in given.values())
-    whole = Dataset(columns, values, target, errors, np.arange(n), single=single, covariance=matrix, weighted=weights is not None)
+    weighted = weights is not None
+    whole = Dataset(
+        columns, values, target, errors, np.arange(n), single=single, covariance=matrix, weighted=weighted, sigma_x=inexact
+    )
     complete = _without_missing(whole, missing)
+    if complete.sigma_x is not None:
+        complete = _with_errors_in_x(complete)
     if complete.weighted:
         weighed = _weighed(complete)
         _check_scale(weighed)
@@ -376,6 +400,48 @@ def _per_row(table: Table, given: object, n: int, name: str) -> Floats:
     return values
 
 
+def _errors_of_inputs(table: Table, sigma_x: object, inputs: Mapping[str, Floats], n: int) -> dict[str, Floats] | None:
+    """Read the standard deviations of the inputs, by name, (n,) each."""
+    if not isinstance(sigma_x, Mapping):
+        if len(inputs) != 1:
+            raise DataError(
+                f"sigma_x is one value for {len(inputs)} inputs, {', '.join(inputs)}; say which it belongs to: "
+                f"sigma_x={{{next(iter(inputs))!r}: ...}}, inputs that are not named are exact."
+            )
+        sigma_x = {next(iter(inputs)): sigma_x}
+    found = {}
+    for name, given in sigma_x.items():
+        if name not in inputs:
+            raise DataError(unknown("input in sigma_x", name, inputs, "They are the data arguments of the model."))
+        if inputs[name].ndim != 1:
+            raise DataError(
+                f"sigma_x of {name}, which has {inputs[name].shape[1]} columns; expected an input of one number per row, "
+                "so write the model with an argument for each column."
+            )
+        label = f"sigma_x of {name}"
+        if given is None or isinstance(given, bool):
+            raise DataError(f"{label} is {given}; expected a number, one per point, or a column's name. Leave out what is exact.")
+        if isinstance(given, str) or _as_array(given, label).ndim:
+            found[name] = _per_row(table, given, n, label)
+        else:
+            found[name] = np.full(n, real(_as_array(given, label).reshape(1), label)[0])
+    return found or None
+
+
+def _with_errors_in_x(data: Dataset) -> Dataset:
+    """Refuse negative errors, leave out inputs that are exact in every row, and refuse rows without any error."""
+    assert data.sigma_x is not None
+    for name, errors in data.sigma_x.items():
+        wrong = np.flatnonzero(errors < 0)
+        if wrong.size:
+            raise DataError(
+                f"sigma_x of {name} is negative in {wrong.size} of {data.n} rows ({_rows_named(data.row_numbers[wrong])}); "
+                "a standard deviation is positive, or 0 where the input is exact."
+            )
+    inexact = {name: errors for name, errors in data.sigma_x.items() if errors.any()}
+    return replace(data, sigma_x=inexact or None, block=None)
+
+
 def _matrix(sigma: object, n: int) -> Floats | None:
     """Read a covariance matrix, (n, n); None where sigma is none. A single row's is its variance in either reading: (1, 1)."""
     if isinstance(sigma, str) or _as_array(sigma, "sigma").ndim != 2:
@@ -435,6 +501,15 @@ def _weighed(data: Dataset) -> Dataset:
 def _check_sigma(data: Dataset) -> None:
     if data.sigma is None:
         return
+    if data.sigma_x is not None:
+        exact = (data.sigma == 0) & ~np.any([errors > 0 for errors in data.sigma_x.values()], axis=0)
+        wrong = np.flatnonzero((data.sigma < 0) | exact)
+        if wrong.size:
+            raise DataError(
+                f"sigma is negative, or 0 where sigma_x is 0 too, in {wrong.size} of {data.n} rows "
+                f"({_rows_named(data.row_numbers[wrong])}); expected an error of the target or of an input in every row."
+            )
+        return
     wrong = np.flatnonzero(data.sigma <= 0)
     if wrong.size:
         raise DataError(
@@ -448,7 +523,7 @@ def _check_scale(data: Dataset) -> None:
     sizes = np.abs(data.target)
     if data.sigma is not None:
         with np.errstate(over="ignore", under="ignore"):
-            sizes = sizes / data.sigma
+            sizes = np.divide(sizes, data.sigma, out=np.zeros(data.n), where=data.sigma > 0)
     row = int(np.argmax(sizes))
     if sizes[row] == 0 or sizes[row] >= SMALLEST:
         return
@@ -464,6 +539,7 @@ def _without_missing(data: Dataset, missing: Missing) -> Dataset:
         return data
     named = {**data.columns, data.target_name: data.target}
     named |= {} if data.sigma is None else {"weights" if data.weighted else "sigma": data.sigma}
+    named |= {f"sigma_x of {name}": errors for name, errors in (data.sigma_x or {}).items()}
     whole = np.ones(data.n, dtype=bool)
     counts = []
     for name, column in named.items():
@@ -485,7 +561,7 @@ def _without_missing(data: Dataset, missing: Missing) -> Dataset:
 
 def _all_finite(data: Dataset) -> bool:
     """Tell in one pass each whether all numbers are finite; a sum that overflows is looked at again more closely."""
-    parts = (*data.columns.values(), data.target, *(() if data.sigma is None else (data.sigma,)))
+    parts = (*data.columns.values(), data.target, *(() if data.sigma is None else (data.sigma,)), *(data.sigma_x or {}).values())
     with np.errstate(over="ignore", invalid="ignore"):
         return all(math.isfinite(part.sum()) for part in parts)
 

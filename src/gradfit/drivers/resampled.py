@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ ENOUGH = 1e-6  # of the variance: a thousandth of a standard error is left, and 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Resampled data sets: other rows, or other targets on the same rows.
+    """Resampled data sets: other rows, or other targets, and inputs where these have errors, on the same rows.
 
     Attributes
     ----------
@@ -42,14 +42,19 @@ class Drawn:
         (count, n), which rows each consists of; None: each its own, in order.
     target
         (count, n), new values of the target; None: those of the rows.
+    columns
+        New values of some inputs by name, (count, n) each.
     """
 
     index: np.ndarray | None = None
     target: Floats | None = None
+    columns: Mapping[str, Floats] = field(default_factory=dict)
 
     def part(self, chosen: slice) -> Drawn:
         """Give some of them."""
-        return Drawn(*(None if drawn is None else drawn[chosen] for drawn in (self.index, self.target)))
+        columns = {name: drawn[chosen] for name, drawn in self.columns.items()}
+        index, target = (None if drawn is None else drawn[chosen] for drawn in (self.index, self.target))
+        return Drawn(index, target, columns)
 
 
 @dataclass(frozen=True)
@@ -107,26 +112,24 @@ class Resampling:
     def _compiled(self, kernel: NativeKernel, drawn: Drawn) -> Refits:
         """Fit by compiled code, which does not hold up other threads."""
         data, limits = self.data, (self.parameters.lower, self.parameters.upper)
-        rows: Callable[[Floats], Floats] = lambda column: column if drawn.index is None else column[drawn.index]  # noqa: E731
-        target = rows(data.target) if drawn.target is None else drawn.target
-        weight = None if data.sigma is None else rows(1 / data.sigma)
-        tables = [*map(rows, data.columns.values()), target, *([] if weight is None else [weight])]
-        offsets = target if weight is None else target * weight
+        target = drawn.target
+        if target is None:
+            target = data.target if drawn.index is None else data.target[drawn.index]
+        tables = kernel.tables(target, drawn.index, drawn.columns)
         variance = 1.0 if self.known else 0.0
-        inverse = self._inverse if drawn.index is None else None
+        inverse = self._inverse if drawn.index is None and tables.linear else None
         if inverse is None:
-            return refit(kernel, self.theta, *limits, tables, offsets, variance=variance, enough=ENOUGH)
+            return refit(kernel, self.theta, *limits, tables, variance=variance, enough=ENOUGH)
         # All begin at one point, where J is known: one product is the first step of each. Not by BLAS, whose sums depend on how many
         # rows there are, and so on the number of threads.
         value, pseudo = inverse
-        residual = value + kernel.offset - offsets
+        residual = value + kernel.offset - tables.offsets
         starts = np.clip(self.theta - np.einsum("ij,kj->ik", residual, pseudo), *limits)
-        found = refit(kernel, starts, *limits, tables, offsets, variance=variance, enough=ENOUGH)
+        found = refit(kernel, starts, *limits, tables, variance=variance, enough=ENOUGH)
         lost = np.flatnonzero(~(found.converged & (found.sum <= np.einsum("ij,ij->i", residual, residual))))
         if not lost.size:
             return found
-        tables = [table[lost] if table.ndim == 2 else table for table in tables]
-        return found.put(lost, refit(kernel, self.theta, *limits, tables, offsets[lost], variance=variance, enough=ENOUGH))
+        return found.put(lost, refit(kernel, self.theta, *limits, tables.some(lost), variance=variance, enough=ENOUGH))
 
     @functools.cached_property
     def _inverse(self) -> tuple[Floats, Floats] | None:
@@ -145,7 +148,8 @@ class Resampling:
         found, errors, sums, codes = np.full((size, p), np.nan), np.full((size, p), np.nan), np.full(size, np.nan), []
         for place in range(size):
             rows = data if drawn.index is None else data.rows(drawn.index[place])
-            rows = rows if drawn.target is None else replace(rows, target=drawn.target[place], block=None)
+            columns = dict(rows.columns) | {name: column[place] for name, column in drawn.columns.items()}
+            rows = rows if drawn.target is None else replace(rows, columns=columns, target=drawn.target[place], block=None)
             solver = Solver(kernel.on(rows), self.theta, self.parameters.lower, self.parameters.upper, exact=not kernel.numeric)
             code, _ = solver.run(MAX_STEPS)
             codes.append(code)

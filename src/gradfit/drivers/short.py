@@ -8,14 +8,17 @@ the same code on the same numbers: they give the same bits, and the long way can
 
 The block::
 
-    inputs, target | head: context, jobs, state, the solver's memory | solver's scratch | history
+    inputs, target, deviations | head: context, jobs, state, the solver's memory | solver's scratch | history
+
+with the deviations of :data:`SLOTS`, where rows have such.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from scipy.linalg.blas import ddot
@@ -23,7 +26,7 @@ from scipy.linalg.blas import ddot
 from gradfit.compiler.compiled import ModelCode, address_of
 from gradfit.compiler.descent_code import JOB_WORDS
 from gradfit.compiler.native import Function
-from gradfit.data.dataset import SMALLEST
+from gradfit.data.dataset import SMALLEST, plain_length
 from gradfit.methods import marquardt
 from gradfit.methods.compiled_descent import Loop, Schedule
 from gradfit.methods.gradient_descent import GradientDescent
@@ -36,6 +39,66 @@ MOST_ROWS = 10_000
 MOST_HISTORY = 1_000_000  # numbers
 MOST_STEPS = 64  # of Levenberg-Marquardt
 MOST_WORK = 10_000_000  # row-epochs: the long way, gone later, should not be felt
+
+
+Kind: TypeAlias = Literal["exact", "weighted", "inexact"]
+# Columns after the target: how many of them the context knows, and how many there are in all; the last is what the solver calls offset.
+SLOTS: dict[Kind, tuple[int, int]] = {
+    "exact": (0, 0),  # the target is its own offset
+    "weighted": (1, 2),  # 1 / sigma; target / sigma
+    "inexact": (4, 4),  # sigma, deviation of x, where its search begins (0), and what compiled code fills in
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """Standard deviations of target and input: a number, (n,), or None.
+
+    Attributes
+    ----------
+    absolute
+        Whether these are measured errors.
+    largest
+        Of the target.
+    """
+
+    kind: Kind
+    sigma: Any = None
+    sigma_x: Any = None
+    absolute: bool = False
+    largest: float = 1.0
+
+
+EXACT = Deviations("exact")
+
+
+def deviations_of(sigma: Any, sigma_x: Any, n: int, *, absolute: bool) -> Deviations | None:
+    """Look at deviations; None where they need a closer look: no plain numbers, or not positive."""
+    largest = 1.0
+    if sigma is not None:
+        least, largest = _range(sigma, n)
+        if not 0 < least <= largest < math.inf:
+            return None
+    elif absolute:
+        return None
+    if sigma_x is None:
+        return Deviations("weighted", _kept(sigma), None, absolute, largest)
+    least, most = _range(sigma_x, n)
+    if not 0 <= least <= most < math.inf or most == 0:
+        return None
+    return Deviations("inexact", _kept(sigma), _kept(sigma_x), absolute, largest)
+
+
+def _range(value: Any, n: int) -> tuple[float, float]:
+    """Smallest and largest of plain numbers; NaN for anything else."""
+    if type(value) is float or type(value) is int:
+        return value, value
+    return (value.min(), value.max()) if plain_length((value,)) == n > 0 else (math.nan, math.nan)
+
+
+def _kept(value: Any) -> Any:
+    """A number, or a copy of an array, which the caller may change later."""
+    return value.copy() if type(value) is np.ndarray else value
 
 
 @dataclass(frozen=True)
@@ -54,6 +117,8 @@ class Ended:
         (steps,), or None for Levenberg-Marquardt.
     arrays
         The copies of inputs and target that were fitted, (columns, n).
+    sigma, sigma_x, absolute
+        Their deviations, as they were given.
     """
 
     theta: Floats
@@ -62,6 +127,9 @@ class Ended:
     history: Floats
     learning_rate: Floats | None
     arrays: Floats
+    sigma: Any = None
+    sigma_x: Any = None
+    absolute: bool = False
 
     def columns(self) -> dict[str, Floats]:
         """The history as a solution has it."""
@@ -80,14 +148,14 @@ class Way:
     p: int
     size: int
     head: np.ndarray = field(repr=False)
-    addresses: np.ndarray = field(repr=False)
+    addresses: np.ndarray = field(repr=False)  # 1 where a word is an address, counted from the block's own
     places: dict[str, int]
     epochs: int
     descend: Function | None
     solve: Function
     schedule: Schedule | None
 
-    def go(self, arrays: Sequence[Any], start: Floats) -> Ended | None:
+    def go(self, arrays: Sequence[Any], start: Floats, deviations: Deviations) -> Ended | None:
         """Fit; None where that must go the long way."""
         n, p, at = self.n, self.p, self.places
         block = np.empty(self.size)
@@ -95,16 +163,26 @@ class Way:
         for array in arrays:
             block[place : place + n] = array
             place += n
+        target = offset = block[place - n : place]
+        sigma = deviations.sigma
+        if deviations.kind == "weighted":
+            np.divide(1.0, sigma, out=block[place : place + n])
+            offset = block[place + n : place + 2 * n]
+            np.divide(target, sigma, out=offset)
+        elif deviations.kind == "inexact":
+            block[place : place + n] = 1.0 if sigma is None else sigma
+            block[place + n : place + 2 * n] = deviations.sigma_x
+            block[place + 2 * n : place + 3 * n] = 0.0
+        place = at["context"]
         words = block[place : place + len(self.head)].view(np.int64)
-        words[:] = self.head
         base = address_of(block)
-        words[self.addresses] += base
+        np.multiply(self.addresses, base, out=words)
+        words += self.head
         job = base + 8 * at["job"]
         theta = block[at["theta"] : at["theta"] + p]
         theta[:] = start
-        target = block[place - n : place]
-        square = ddot(target, target)
-        if not square >= n * SMALLEST**2:  # whether squares vanish, the long way finds out
+        square = ddot(offset, offset)
+        if not square >= n * (SMALLEST * deviations.largest) ** 2:  # whether squares vanish, the long way finds out
             return None
         if self.descend is not None:
             block[at["ceiling"]] = DIVERGED_FACTOR * square / n
@@ -122,34 +200,45 @@ class Way:
             return None
         rates = None if self.schedule is None else self.schedule.table[:, 0]
         fitted = block[: n * len(arrays)].reshape(len(arrays), n)
-        return Ended(theta, inverse, numbers[marquardt.SUM] / (n - p), history, rates, fitted)
+        scale = 1.0 if deviations.absolute else numbers[marquardt.SUM] / (n - p)
+        return Ended(theta, inverse, scale, history, rates, fitted, sigma, deviations.sigma_x, deviations.absolute)
 
 
-def way(code: ModelCode, method: Any, n: int, p: int, loop: Loop | None, schedule: Schedule | None) -> Way | None:
+def way(
+    code: ModelCode, method: Any, n: int, p: int, loop: Loop | None, schedule: Schedule | None, kind: Kind = "exact"
+) -> Way | None:
     """Lay out the block for n rows; None where the method or the size asks for the long way."""
     if not p < n <= MOST_ROWS or len(code.prediction.fixed):
         return None
     if isinstance(method, LevenbergMarquardt):
-        return _laid_out(code, n, p, 0, min(MOST_STEPS, method.max_steps), method.radius, None, None)
+        return _laid_out(code, n, p, 0, min(MOST_STEPS, method.max_steps), method.radius, None, None, kind)
     plain = isinstance(method, GradientDescent) and method.scale is False and method.batch_size is None
     if not plain or loop is None or schedule is None or schedule.plateau is not None or method.averaging or method.early_stopping:
         return None
     if method.max_steps * (2 + 2 * p) > MOST_HISTORY or method.max_steps * n > MOST_WORK:
         return None
-    return _laid_out(code, n, p, method.max_steps, 0, 1.0, loop, schedule)
+    return _laid_out(code, n, p, method.max_steps, 0, 1.0, loop, schedule, kind)
 
 
 def _laid_out(
-    code: ModelCode, n: int, p: int, epochs: int, rows: int, radius: float, loop: Loop | None, schedule: Schedule | None
+    code: ModelCode,
+    n: int,
+    p: int,
+    epochs: int,
+    rows: int,
+    radius: float,
+    loop: Loop | None,
+    schedule: Schedule | None,
+    kind: Kind,
 ) -> Way:
-    columns = len(code.prediction.inputs)
+    columns, (known, slots) = len(code.prediction.inputs), SLOTS[kind]
     state = len(loop.step.state) if loop is not None else 0
     sizes = {
-        "context": 3 + columns, "job": JOB, "descent": JOB_WORDS, "state": state + 1, "measures": 3,
+        "context": 3 + columns + known, "job": JOB, "descent": JOB_WORDS, "state": state + 1, "measures": 3,
         "matrices": marquardt.MATRICES * (p + 1) * (p + 2), "vectors": marquardt.VECTORS * p, "numbers": marquardt.NUMBERS,
         "counters": marquardt.COUNTERS,
     }  # fmt: skip
-    begin = (columns + 1) * n
+    begin = (columns + 1 + slots) * n
     at, here = {}, begin
     for name, size in sizes.items():
         at[name] = here
@@ -165,20 +254,20 @@ def _laid_out(
     head[at["numbers"] - begin + marquardt.RANK_TOLERANCE] = max(n, p) * EXACT_RANK
     head[at["measures"] - begin :][:3] = 1.0, 0.0, np.nan
     words = head.view(np.int64)
-    addresses: list[int] = []
+    addresses = np.zeros(length, dtype=np.int64)
 
     def write(place: int, value: int, *, address: bool = False) -> None:
         words[place - begin] = 8 * value if address else value
-        addresses.extend([place - begin] if address else [])
+        addresses[place - begin] = address
 
     write(at["context"], n)
-    for column in range(columns + 1):
+    for column in range(columns + 1 + known):
         write(at["context"] + 2 + column, column * n, address=True)
     write(at["job"], n)
     write(at["job"] + 1, p)
     write(at["job"] + 2, rows)
-    target = columns * n  # target / sigma is the target itself
-    for place, value in enumerate((at["context"], at["system"], target, *(at[name] for name in MEMORY), at["history"]), start=3):
+    offset = (columns + slots) * n
+    for place, value in enumerate((at["context"], at["system"], offset, *(at[name] for name in MEMORY), at["history"]), start=3):
         write(at["job"] + place, value, address=True)
     if loop is not None and schedule is not None:
         for place, name in ((0, "context"), (2, "theta"), (3, "state"), (7, "history"), (10, "measures")):
@@ -188,7 +277,7 @@ def _laid_out(
         write(at["descent"] + 6, address_of(schedule.table))
     size = at["history"] + (epochs or rows) * (2 + 2 * p)
     function = None if loop is None else loop.function
-    return Way(n, p, size, words, np.array(addresses), at, epochs, function, solver_of(code, weighted=False), schedule)
+    return Way(n, p, size, words, addresses, at, epochs, function, solver_of(code, weighted=kind != "exact"), schedule)
 
 
 MEMORY = ("matrices", "vectors", "numbers", "counters")

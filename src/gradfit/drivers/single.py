@@ -14,7 +14,9 @@ import torch
 
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
+from gradfit.compiler.orthogonal import OrthogonalKernel
 from gradfit.data.dataset import Dataset
+from gradfit.drivers.approach import approached
 from gradfit.drivers.iterate import Observer, iterate, sentence
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.method import Method, Problem, Solution, Status
@@ -96,6 +98,8 @@ def fit_one(
     with _own_randomness(seed) if kernel.model.kind == "module" else UNSEEDED:
         method.check(problem)
         solution, settled = iterate(method, problem, observe)
+        if isinstance(wide, OrthogonalKernel) and solution.status in (Status.STALLED, Status.NOT_FINITE):
+            wide, solution = _led_on(method, problem, wide, solution)
         conclusion = _concluded(solution, wide, parameters)
         distance = _distance(conclusion, kernel.n, solution.theta, parameters, spread)
         if not settled:
@@ -104,6 +108,18 @@ def fit_one(
             if strict and solution.status is Status.CONVERGED and _on_saddle(conclusion, wide, solution.theta, parameters):
                 solution = _said_of_saddle(solution, method)
     return Outcome(solution, wide, None if held_out is None else held_out.in_double(), conclusion, distance)
+
+
+def _led_on(method: Method, problem: Problem, kernel: OrthogonalKernel, stalled: Solution) -> tuple[OrthogonalKernel, Solution]:
+    """Fit errors in x again by way of larger errors of y; the first solution is kept where that does not help."""
+    found = approached(kernel, problem.parameters)
+    if found is None:
+        return kernel, stalled
+    near, begun = found
+    solution, _ = iterate(method, replace(problem, kernel=near, parameters=begun), None)
+    if not solution.status.success:
+        return kernel, stalled
+    return near, replace(solution, loop_reason="the minimum was approached by way of larger errors of y")
 
 
 def ended_at(kernel: AnyKernel, parameters: Parameters, theta: Floats, status: Status, *, spread: float | None) -> Outcome:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import torch
 
 from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.kernel import Kernel
 from gradfit.compiler.native import Function
 from gradfit.compiler.solver import Entry, Size
 from gradfit.data.batch import Block
+from gradfit.errors import ModelError
 from gradfit.methods import sums
-from gradfit.methods.solving import P, algorithm_object
+from gradfit.methods.solving import P, algorithm_object, is_compiled
 from gradfit.typing import Floats
 
 SUM_ALL = Entry(
@@ -58,6 +61,29 @@ def _of_length(kernel: NativeKernel, n: int, block: Block, theta: Floats, fixed:
     _linked(kernel, block, "gf_sum_all").call(address_of(job))
     del kept
     return results
+
+
+def mean_losses(kernel: Kernel, points: Floats) -> Floats:
+    """Mean loss of one data set at many points (count, p), (count,); infinite where there is none.
+
+    Of squared residuals compiled code sums all at once; any other kernel is asked one by one.
+    """
+    count, p = points.shape
+    found = np.empty(count)
+    if is_compiled(kernel) and kernel.dtype == torch.float64:
+        points, unmoved = np.ascontiguousarray(points), np.zeros(1, dtype=np.int64)
+        places = [kernel.context.address, *map(address_of, (points, unmoved, unmoved, found))]
+        job = np.array([p, count, len(unmoved), *places], dtype=np.int64)
+        kernel.code.linked("gf_sum_all", weighted=kernel.weighted, algorithm=_object).call(address_of(job))
+        found /= kernel.n
+    else:
+        for place, point in enumerate(points):
+            with np.errstate(all="ignore"):
+                try:
+                    found[place] = kernel.mean_loss(point)
+                except ModelError:  # it raises where it has no value
+                    found[place] = np.inf
+    return np.where(np.isfinite(found), found, np.inf)
 
 
 def rows(kernel: NativeKernel, block: Block, theta: Floats, fixed: Floats) -> tuple[Floats, Floats]:

@@ -156,11 +156,14 @@ class Limits:
         Of the first step, as a share of the parameters.
     single
         Whether to step in single precision first.
+    careful
+        Whether what does not end in vectors is made with care; otherwise it is left NOT_DONE where it has come to.
     """
 
     max_steps: int = 1000
     radius: float = 1.0
     single: bool = False
+    careful: bool = True
 
 
 def unfit(block: Block, starts: Starts) -> np.ndarray:
@@ -195,7 +198,7 @@ def fit_block(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits
 def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
     """Fit all of a block: in vectors, and with care what did not end there."""
     if not lanes.serves(kernel):
-        return _careful(kernel, block, starts, limits)
+        return careful(kernel, block, starts, limits)
     long = block.sizes > lanes.MOST_ROWS
     if long.any():
         return _some_long(kernel, block, starts, limits, long)
@@ -203,11 +206,11 @@ def _fitted(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) 
     count, p = found.theta.shape
     ends = Ends(found.theta, found.packed, found.sum, np.zeros(count, dtype=np.int8), found.steps, None)  # CONVERGED is 0
     rest = np.flatnonzero(~found.ended)
-    if kernel.loss_kind != "least_squares":  # the careful algorithm would ask Python for each look
+    if kernel.loss_kind != "least_squares" or not limits.careful:  # with another loss it would ask Python for each look
         ends.status[rest] = NOT_DONE
     elif rest.size:
         ends = replace(ends, doubtful=np.zeros((count, p), dtype=bool))
-        ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+        ends.put(rest, careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
     return ends
 
 
@@ -218,7 +221,7 @@ def _some_long(kernel: NativeKernel, block: Block, starts: Starts, limits: Limit
     if short.size:
         ends.put(short, _fitted(kernel, block.chosen(short).narrowed(), starts.chosen(short), limits))
     if kernel.loss_kind == "least_squares":
-        ends.put(rest, _careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
+        ends.put(rest, careful(kernel, block.chosen(rest), starts.chosen(rest), limits))
     return ends
 
 
@@ -241,7 +244,7 @@ def _quick(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -
     return found
 
 
-def _careful(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
+def careful(kernel: NativeKernel, block: Block, starts: Starts, limits: Limits) -> Ends:
     """Fit one data set after the other, those of one length together."""
     ends = Ends.none(starts.theta)
     for n in np.unique(block.sizes):

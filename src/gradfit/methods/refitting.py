@@ -7,12 +7,11 @@ kernel it calls Python.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gradfit.compiler.compiled import NativeKernel, address_of
+from gradfit.compiler.compiled import NativeKernel, Tables, address_of
 from gradfit.compiler.kernel import Kernel
 from gradfit.compiler.solver import Entry, Size
 from gradfit.methods import marquardt, refits
@@ -163,8 +162,7 @@ def refit(
     starts: Floats,
     lower: Floats,
     upper: Floats,
-    tables: Sequence[Floats],
-    offsets: Floats,
+    tables: Tables,
     *,
     variance: float,
     enough: float,
@@ -176,28 +174,25 @@ def refit(
     starts
         Where the fits begin, (count, p), or (p,) for all.
     tables
-        What the kernel's context holds, in its order: each input column, the target, and 1 / sigma where the kernel has one; (n,) for all
-        data sets, or (count, n).
-    offsets
-        Target / sigma, (count, n).
+        The data sets, see :meth:`~gradfit.compiler.compiled.NativeKernel.tables`.
     variance
         Of a residual, where it is known; 0 where each fit estimates its own.
     enough
         Each fit ends where the gain of the next step is below this share of the variance.
     """
-    p, (count, n) = starts.shape[-1], offsets.shape
+    p, (count, n) = starts.shape[-1], tables.offsets.shape
     starts = np.ascontiguousarray(np.broadcast_to(starts, (count, p)), dtype=np.float64)
     solver = Solver(kernel, starts[0], lower, upper)
-    tables = [np.ascontiguousarray(table, dtype=np.float64) for table in tables]
-    words = np.array([n, kernel.context.words[1], *map(address_of, tables)], dtype=np.int64)
-    strides = np.array([0, 0, *(8 * n if table.ndim == 2 else 0 for table in tables)], dtype=np.int64)
+    columns = [np.ascontiguousarray(table, dtype=np.float64) for table in tables.columns]
+    words = np.array([n, kernel.context.words[1], *map(address_of, columns)], dtype=np.int64)
+    strides = np.array([0, 0, *(8 * n if table.ndim == 2 else 0 for table in columns)], dtype=np.int64)
     results = np.empty((count, 2 * p + 2))
     arrays = [
         np.empty((HISTORY_ROWS, marquardt.HISTORY + 2 * p)), np.array([variance, 0.0, 0.0, enough, MAX_STEPS, 1.0]),
         np.array([lower, upper]), starts, words, strides, results,
     ]  # fmt: skip
     _context, system, _offset, *state = solver.addresses
-    offsets = np.ascontiguousarray(offsets)
+    offsets = np.ascontiguousarray(tables.offsets)
     places = [address_of(words), system, address_of(offsets), *state, *map(address_of, arrays)]
     job = np.array([n, p, HISTORY_ROWS, count, len(words), *places], dtype=np.int64)
     linked(kernel, "gf_refit", _object).call(address_of(job))

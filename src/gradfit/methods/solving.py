@@ -114,8 +114,8 @@ class Solver:
         self.callbacks: Callbacks | None = None
         self.function = linked(kernel, "gf_solve", _solver_object)
         if is_compiled(kernel):
-            context = kernel.context.address
-            self.offset[:] = kernel.offset
+            self.context = kernel.context_for(self.offset)  # kept alive
+            context = self.context.address
         else:
             self.callbacks = Callbacks(n, p, self._linearize, self._sum_of_squares)
             context = address_of(self.callbacks.context)

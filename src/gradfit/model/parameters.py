@@ -121,7 +121,7 @@ class Parameters:
         parts = [np.ravel(part(self.specs[name])) for name in self.free_names]
         return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
-    def started(self, start: Mapping[str, float] | Sequence[float] | None) -> Parameters:
+    def started(self, start: Mapping[str, Any] | Sequence[float] | None) -> Parameters:
         """Give the same parameters with plain numbers as starts; those not named keep theirs.
 
         Raises
@@ -141,6 +141,16 @@ class Parameters:
         # What does not depend on the start need not be found out again.
         vars(begun).update({name: getattr(self, name) for name in ("free_names", "free_elements", "lower", "upper", "bounded")})
         return begun
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """The parameter that each free number belongs to, (p,)."""
+        return tuple(name for name in self.free_names for _ in elements(name, self.shape(name)))
+
+    def at(self, theta: Floats) -> Parameters:
+        """Give the same parameters with the free numbers beginning at theta, (p,)."""
+        owners = np.array(self.owners)
+        return self.started({name: theta[owners == name].reshape(self.shape(name)) for name in self.free_names})
 
     def namer(self, dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
         """Give ``values(theta) -> {name: tensor}`` for theta of the given dtype; the loop calls it once a step."""

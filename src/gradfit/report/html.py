@@ -63,7 +63,7 @@ def result_table(record: FitRecord) -> str:
         start = f"{estimate.start:g}" if math.isfinite(estimate.start) else ""
         cells = (estimate.name, rounded(estimate.value, estimate.stderr), text.interval(estimate), start)
         rows.append(
-            "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f'<td class="wrap">{escape(text.remark(estimate))}</td>'
+            "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f'<td class="wrap">{escape(text.remark(estimate, record))}</td>'
         )
     if len(record.estimates) > text.MANY:
         rows.append(f'<td colspan="5">... and {len(record.estimates) - text.MANY} more</td>')
@@ -74,7 +74,8 @@ def result_table(record: FitRecord) -> str:
 def _ending(record: FitRecord) -> str:
     main = f'<p class="{"ok" if record.success else "bad"}">{escape(record.message)}</p>'
     others = [warning for warning in record.warnings if warning != record.message]
-    return main + "".join(f'<p class="note">{escape(warning)}</p>' for warning in others)
+    begun = "".join(f'<pre class="scroll">{escape(part)}</pre>' for part in text.beginning(record))
+    return main + begun + "".join(f'<p class="note">{escape(warning)}</p>' for warning in others)
 
 
 def _findings(record: FitRecord) -> str:

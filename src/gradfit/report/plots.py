@@ -142,7 +142,9 @@ def draw_fit(axes: Any, record: FitRecord, curve: Curve | None) -> None:
     """Draw data and fit into axes."""
     points = record.points
     x, abscissa = _abscissa(record)
-    _markers(axes, record, x, points.target, points.sigma)
+    found = points.distances
+    spread = None if found is None or abscissa.startswith("predicted ") else found.sigma_x.get(abscissa)
+    _markers(axes, record, x, points.target, points.sigma, spread)
     if curve is not None:
         axes.plot(curve.x, curve.value, color=BLACK, linewidth=1.4, label="fit", zorder=3)
         if np.isfinite(curve.lower).all():
@@ -166,8 +168,13 @@ def residual_figure(record: FitRecord) -> Any:
     """Residuals against the input (or the prediction, where there are several inputs)."""
     points = record.points
     x, abscissa = _abscissa(record)
-    figure, axes = _figure("residuals: measured - predicted" + (", in units of sigma" if points.sigma is not None else ""))
-    _markers(axes, record, x, (points.target - points.prediction) / (1.0 if points.sigma is None else points.sigma), None)
+    if points.distances is not None:
+        figure, axes = _figure("distances from the model, in units of sigma")
+        residual = points.distances.signed
+    else:
+        figure, axes = _figure("residuals: measured - predicted" + (", in units of sigma" if points.sigma is not None else ""))
+        residual = (points.target - points.prediction) / (1.0 if points.sigma is None else points.sigma)
+    _markers(axes, record, x, residual, None)
     axes.axhline(0, color=BLACK, linewidth=1)
     name_axes(axes, abscissa, f"residual of {record.model.target}")
     _legend(axes)
@@ -227,8 +234,8 @@ def _early(losses: Floats) -> bool:
     return len(losses) > 200 and bool(losses[0] - losses[first] > 0.9 * fall > 0)
 
 
-def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats | None) -> None:
-    """Draw training rows in blue, validation rows in orange."""
+def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats | None, sigma_x: Floats | None = None) -> None:
+    """Draw training rows in blue, validation rows in orange; with bars of the errors that were given."""
     held_out = record.points.held_out
     parts: Sequence[tuple[np.ndarray, str, str, str]] = [
         (~held_out, "training" if held_out.any() else "data", BLUE, "o"),
@@ -242,11 +249,11 @@ def _markers(axes: Any, record: FitRecord, x: Floats, y: Floats, sigma: Floats |
         total = record.n_validation if rows is held_out else record.n
         label = name if len(chosen) == total else f"{name} ({len(chosen)} of {total})"
         size = 4.5 if len(chosen) <= 200 else 2.0 if len(chosen) <= 2000 else 1.0
-        error = None if sigma is None else sigma[chosen]
+        bars = [yerror(None if error is None else error[chosen]) for error in (sigma, sigma_x)]
         axes.errorbar(
             x[chosen],
             y[chosen],
-            yerror(error),
+            *bars,
             fmt=marker,
             color=color,
             markersize=size,

@@ -21,7 +21,7 @@ from gradfit.errors import StorageError
 from gradfit.statistics.diagnosis import Diagnosis
 from gradfit.statistics.findings import Finding
 from gradfit.statistics.goodness import Goodness
-from gradfit.statistics.record import Estimate, FitRecord, History, ModelRecord, Points
+from gradfit.statistics.record import Beginning, Distances, Estimate, FitRecord, History, Minimum, ModelRecord, Points
 
 FORMAT = "gradfit fit"
 SCHEMA = 1
@@ -57,7 +57,8 @@ def from_json(text: str) -> FitRecord:
 
 
 def _record(stored: dict[str, Any]) -> FitRecord:
-    stored = {"source": "", "findings": []} | stored  # files of the first versions have none
+    given = {"kind": "given", "text": "", "minima": []}
+    stored = {"source": "", "findings": [], "beginning": given} | stored  # files of the first versions have none
     fields = {field.name: stored[field.name] for field in dataclasses.fields(FitRecord)}
     model, points, diagnosis = fields["model"], fields["points"], fields["diagnosis"]
     p = len(fields["names"])
@@ -71,6 +72,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
         ),
         "estimates": tuple(_estimate(estimate) for estimate in fields["estimates"]),
         "findings": tuple(_finding(finding) for finding in fields["findings"]),
+        "beginning": _beginning(fields["beginning"]),
         "names": tuple(fields["names"]),
         "warnings": tuple(fields["warnings"]),
         "covariance": _array(fields["covariance"]).reshape((p, p) if fields["covariance"] else (0, 0)),
@@ -85,6 +87,7 @@ def _record(stored: dict[str, Any]) -> FitRecord:
             sigma=None if points["sigma"] is None else _array(points["sigma"]),
             held_out=np.array(points["held_out"], dtype=bool),
             complete=bool(points["complete"]),
+            distances=_distances(points.get("distances")),
         ),
     }
     numbers = ("loss", "validation_loss", "dof", "noise")
@@ -93,9 +96,25 @@ def _record(stored: dict[str, Any]) -> FitRecord:
     return record
 
 
+def _distances(stored: Mapping[str, Any] | None) -> Distances | None:
+    if stored is None:
+        return None
+    sigma_x, errors = ({name: _array(values) for name, values in stored[table].items()} for table in ("sigma_x", "errors"))
+    return Distances(sigma_x, errors, _array(stored["signed"]))
+
+
+def _beginning(stored: Mapping[str, Any]) -> Beginning:
+    minima = (
+        Minimum({name: number(value) for name, value in own["values"].items()}, number(own["loss"]), own["starts"])
+        for own in stored["minima"]
+    )
+    return Beginning(stored["kind"], stored["text"], tuple(minima))
+
+
 def _check(record: FitRecord) -> None:
     """Refuse a record whose parts are of other types than declared, or contradict each other."""
-    for part in (record, record.model, record.goodness, record.diagnosis, *record.estimates, *record.findings):
+    parts = (record.beginning, *record.beginning.minima, *record.estimates, *record.findings)
+    for part in (record, record.model, record.goodness, record.diagnosis, *parts):
         for name, hint in get_type_hints(type(part)).items():
             if not _fits(getattr(part, name), hint):
                 raise ValueError(f"{name} is no {getattr(hint, '__name__', hint)}")
@@ -109,6 +128,8 @@ def _check(record: FitRecord) -> None:
     tables = [[record.history[name] for name in record.history]]
     tables += [[points.target, points.prediction, points.held_out, *points.columns.values()]]
     tables[1] += [] if points.sigma is None else [points.sigma]
+    if (found := points.distances) is not None:
+        tables[1] += [found.signed, *found.sigma_x.values(), *found.errors.values()]
     if any(len({column.shape[0] for column in table}) > 1 for table in tables):
         raise ValueError("columns have different lengths")
 

@@ -17,11 +17,13 @@ from gradfit.statistics.rounding import rounded
 TRAINING_LINES = 10
 STRONG_CORRELATION = 0.95
 MANY = 30  # parameters listed in full
+MINIMA, MINIMUM_VALUES = 5, 8  # minima listed, and numbers of each
+STARTS = {"shape": "start guessed", "search": "start found", "multistart": "start found"}
 
 
 def report(record: FitRecord) -> str:
     """Everything a reader needs: result, goodness, training, verdict, warnings."""
-    parts = [heading(record), record.message, table(record), "\n".join(quality(record))]
+    parts = [heading(record), record.message, *beginning(record), table(record), "\n".join(quality(record))]
     if record.warnings:
         parts.append("\n".join(f"Warning: {warning}" for warning in record.warnings))
     if record.findings:
@@ -49,10 +51,11 @@ def title(record: FitRecord) -> str:
 def brief(record: FitRecord) -> str:
     """A few lines: parameters and how it ended."""
     lines = [heading(record), *(f"  {estimate}" for estimate in record.estimates[:MANY])]
+    told = [record.beginning.text] if record.beginning.text else []
     if len(record.estimates) > MANY:
         lines.append(f"  ... and {len(record.estimates) - MANY} more")
     return "\n".join(
-        [*lines, record.message, *(f"Warning: {warning}" for warning in record.warnings if warning != record.message)]
+        [*lines, *told, record.message, *(f"Warning: {warning}" for warning in record.warnings if warning != record.message)]
     )
 
 
@@ -60,7 +63,7 @@ def table(record: FitRecord) -> str:
     """The result table: value ± error, 95% interval, start, remarks."""
     head = ("parameter", "value ± error", "95% interval", "start", "")
     rows = [
-        (e.name, rounded(e.value, e.stderr), interval(e), f"{e.start:g}" if math.isfinite(e.start) else "", remark(e))
+        (e.name, rounded(e.value, e.stderr), interval(e), f"{e.start:g}" if math.isfinite(e.start) else "", remark(e, record))
         for e in record.estimates[:MANY]
     ]
     if len(record.estimates) > MANY:
@@ -77,14 +80,32 @@ def interval(estimate: Estimate) -> str:
     return f"{estimate.lower:.{digits}g} to {estimate.upper:.{digits}g}"
 
 
-def remark(estimate: Estimate) -> str:
+def beginning(record: FitRecord) -> list[str]:
+    """Say where the fit began, where the caller did not, and what other minima there are: one text, or none."""
+    found = record.beginning
+    if not found.text:
+        return []
+    lines = [found.text]
+    if len(found.minima) > 1:
+        rows = [("minimum", "loss", "starts", "")]
+        for place, minimum in enumerate(found.minima[:MINIMA], start=1):
+            values = ", ".join(f"{name} = {value:.4g}" for name, value in list(minimum.values.items())[:MINIMUM_VALUES])
+            more = ", ..." if len(minimum.values) > MINIMUM_VALUES else ""
+            rows.append((str(place), f"{minimum.loss:.6g}", str(minimum.starts), values + more))
+        if len(found.minima) > MINIMA:
+            rows.append((f"... and {len(found.minima) - MINIMA} more", "", "", ""))
+        lines.append(columns(rows))
+    return ["\n".join(lines)]
+
+
+def remark(estimate: Estimate, record: FitRecord) -> str:
     """Say what is special about a parameter."""
     if estimate.fixed:
         return "fixed"
     if estimate.tied is not None:
         return f"= {estimate.tied}"
     notes = ["at its bound"] if estimate.at_bound else [f"no error: {estimate.reason}"] if estimate.reason else []
-    return "; ".join(notes + (["start assumed"] if estimate.assumed else []))
+    return "; ".join(notes + ([STARTS.get(record.beginning.kind, "start assumed")] if estimate.assumed else []))
 
 
 def quality(record: FitRecord) -> list[str]:
@@ -99,6 +120,10 @@ def quality(record: FitRecord) -> list[str]:
         dof = f"{record.n} points, {record.n - sum(not e.fixed and e.tied is None and not e.at_bound for e in record.estimates)} degrees of freedom"
         lines.append(f"chi² {good.chi_square:.6g}, reduced {good.reduced_chi_square:.6g} ({dof}), R² {good.r_squared:.6g}")
         lines.append(f"AIC {good.aic:.5g}, AICc {good.aicc:.5g}, BIC {good.bic:.5g}")
+    if record.points.distances is not None:
+        lines.append(
+            f"errors in {' and '.join(record.points.distances.sigma_x)} were fitted too: chi² is of the distances from the nearest points of the model"
+        )
     if record.covariance_kind not in ("none", "least squares"):
         lines.append(f"errors from the {record.covariance_kind}")
     strong = strongest_correlation(record)

@@ -7,7 +7,8 @@ residual      :math:`f_i + \sigma_i e^*`, e* drawn from the residuals         er
               :math:`r_i/\sqrt{1 - h_i}`, centred                             of any distribution
 pairs         n rows drawn from the n rows                                    rows independent; errors may differ from row to row
 parametric    :math:`f_i + s\sigma_i z`, z normal; for counts                 the distribution assumed in the fit
-              Poisson numbers of mean :math:`f_i`
+              Poisson numbers of mean :math:`f_i`; with errors in x
+              x and y around the nearest point of the model
 ============  ==============================================================  ==================================================
 
 with h the leverage. With a covariance matrix :math:`LL^T` of the points, whitened residuals are drawn, and L times them added.
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gradfit.compiler.orthogonal import OrthogonalKernel, sigma_of
 from gradfit.drivers.monitor import check_progress
 from gradfit.drivers.resampled import Drawn, Resampling
 from gradfit.errors import FitError, OptionError, unknown
@@ -182,6 +184,8 @@ def _check_numbers(resamples: int, seed: int, threads: int | None) -> None:
 def _scheme(fitted: Fitted, scheme: str | None) -> str:
     kernel, data = fitted.kernel, fitted.setting.data
     kind = kernel.loss_kind
+    if scheme is None and data.sigma_x is not None:
+        return "parametric"
     if scheme is None:
         counts = kernel.loss_function.name == "poisson"
         return "parametric" if kind == "likelihood" else "pairs" if kind == "custom" or counts else "residual"
@@ -189,6 +193,8 @@ def _scheme(fitted: Fitted, scheme: str | None) -> str:
         raise OptionError(unknown("scheme of the bootstrap", scheme, SCHEMES))
     if scheme == "pairs" and data.covariance is not None:
         raise OptionError("rows with a covariance matrix cannot be drawn one by one; use scheme='residual' or 'parametric'.")
+    if scheme == "residual" and data.sigma_x is not None:
+        raise OptionError("with errors in x a residual is one number for errors of x and y; use scheme='parametric' or 'pairs'.")
     if scheme == "residual" and kernel.loss_function.name == "poisson":
         raise OptionError("residuals of counts are not alike at all points; use scheme='parametric' or 'pairs'.")
     if scheme == "parametric" and kind not in ("least_squares", "likelihood"):
@@ -204,6 +210,8 @@ def _drawing(fitted: Fitted, scheme: str, generator: np.random.Generator) -> Cal
     if scheme == "pairs":
         return lambda count: Drawn(index=generator.integers(0, n, (count, n)))
     kernel, theta = fitted.outcome.kernel, fitted.outcome.solution.theta
+    if isinstance(kernel, OrthogonalKernel):
+        return _drawing_in_x_and_y(fitted, kernel, generator)
     with torch.no_grad():
         prediction = kernel.predict(torch.as_tensor(theta, dtype=kernel.dtype)).double().numpy()
     if fitted.kernel.loss_kind == "likelihood":
@@ -220,6 +228,23 @@ def _drawing(fitted: Fitted, scheme: str, generator: np.random.Generator) -> Cal
         return lambda count: with_errors(deviation * generator.standard_normal((count, n)))
     pool = _modified_residuals(fitted, prediction)
     return lambda count: with_errors(pool[generator.integers(0, n, (count, n))])
+
+
+def _drawing_in_x_and_y(fitted: Fitted, kernel: OrthogonalKernel, generator: np.random.Generator) -> Callable[[int], Drawn]:
+    """Draw x and y around the nearest points of the model."""
+    found, data, deviation = kernel.nearest(fitted.outcome.solution.theta), kernel.data, math.sqrt(fitted.covariance.scale)
+    errors = sigma_of(data)
+
+    def draw(count: int) -> Drawn:
+        shape = (count, data.n)
+        target = found.prediction + deviation * errors * generator.standard_normal(shape)
+        columns = {
+            name: data.columns[name] + moved + deviation * (data.sigma_x or {})[name] * generator.standard_normal(shape)
+            for name, moved in found.errors.items()
+        }
+        return Drawn(target=target, columns=columns)
+
+    return draw
 
 
 def _modified_residuals(fitted: Fitted, prediction: Floats) -> Floats:

@@ -126,6 +126,48 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Minimum:
+    """One of the minima that many starts led to.
+
+    Attributes
+    ----------
+    values
+        The free numbers there, by name.
+    loss
+        Mean loss.
+    starts
+        How many starts ended there.
+    """
+
+    values: Mapping[str, float]
+    loss: float
+    starts: int
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a fit began.
+
+    Attributes
+    ----------
+    kind
+        "given", "shape" (guessed from the shape of the curve), "search", "multistart", "assumed" (at 1, which is as good as any for a model
+        linear in its parameters), or "none" (none was found).
+    text
+        A sentence for the report; "" where there is nothing to say.
+    minima
+        Distinct minima that were found on the way, the lowest first.
+    """
+
+    kind: str
+    text: str
+    minima: tuple[Minimum, ...] = ()
+
+
+GIVEN = Beginning("given", "")
+
+
+@dataclass(frozen=True)
 class ModelRecord:
     """What is kept of the model: enough to read it, and where possible to predict with it.
 
@@ -154,6 +196,34 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """What is known of rows with errors in x.
+
+    Attributes
+    ----------
+    sigma_x
+        Standard deviations of the inexact inputs by name, (m,) each.
+    errors
+        What was found to be added to them, by name, (m,): x + error is the nearest point of the model.
+    signed
+        Distance from there in units of the deviations, (m,); positive where the target lies above the model.
+    """
+
+    sigma_x: Mapping[str, Floats]
+    errors: Mapping[str, Floats]
+    signed: Floats
+
+    @classmethod
+    def joined(cls, parts: Sequence[Distances]) -> Distances:
+        """Join rows of several parts."""
+        return cls(
+            {name: np.concatenate([part.sigma_x[name] for part in parts]) for name in parts[0].sigma_x},
+            {name: np.concatenate([part.errors[name] for part in parts]) for name in parts[0].errors},
+            np.concatenate([part.signed for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
 class Points:
     """Rows kept for pictures: all of them, or an even selection where they are many.
 
@@ -169,6 +239,8 @@ class Points:
         (m,) bool: rows of the validation set.
     complete
         Whether no row is missing here.
+    distances
+        Where x has errors, else None.
     """
 
     columns: Mapping[str, Floats]
@@ -177,6 +249,7 @@ class Points:
     sigma: Floats | None
     held_out: np.ndarray
     complete: bool
+    distances: Distances | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +286,7 @@ class FitRecord:
     points: Points
     source: str = ""
     findings: tuple[Finding, ...] = ()
+    beginning: Beginning = GIVEN
 
 
 def history(solution_columns: Mapping[str, Floats], names: Sequence[str]) -> History:

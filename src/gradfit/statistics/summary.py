@@ -13,6 +13,7 @@ import torch
 
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.compiler.kernel import Linearization
+from gradfit.compiler.orthogonal import OrthogonalKernel
 from gradfit.data.dataset import Dataset
 from gradfit.drivers.short import Ended
 from gradfit.drivers.single import MAX_LINEARIZED, Outcome
@@ -27,7 +28,7 @@ from gradfit.statistics.findings import Facts, Finding, find
 from gradfit.statistics.goodness import Goodness, goodness
 from gradfit.statistics.intervals import t_interval
 from gradfit.statistics.rank import DIFFERENCES, DOUBLE, SINGLE
-from gradfit.statistics.record import LEVEL, Estimate, FitRecord, ModelRecord, Points, history
+from gradfit.statistics.record import GIVEN, LEVEL, Beginning, Distances, Estimate, FitRecord, ModelRecord, Points, history
 from gradfit.typing import Floats
 
 MAX_NAMED = 8  # names in one sentence
@@ -47,6 +48,7 @@ class Setting:
     method: Method
     absolute_sigma: bool
     dropped: int
+    beginning: Beginning = GIVEN
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def summarize(fitted: Fitted) -> FitRecord:
         diagnosis=_diagnosis(outcome, setting),
         points=_points(outcome, kernel, setting),
         findings=_findings(outcome, kernel, setting, spread),
+        beginning=setting.beginning,
     )
 
 
@@ -265,14 +268,19 @@ def _propagated(spread: Covariance, parameters: Parameters, theta: Floats) -> Fl
 def _goodness(outcome: Outcome, kind: str, setting: Setting) -> Goodness:
     if outcome.near is None or kind != "least_squares":
         return Goodness()
-    data = setting.data
+    data, near = setting.data, outcome.near
     return goodness(
-        outcome.near.residual,
-        data.white(data.target),
-        data.white(np.ones(data.n)),
+        near.residual,
+        _white(near, data, data.target),
+        _white(near, data, np.ones(data.n)),
         parameters=int((~_on_bound(outcome, setting)).sum()),
         absolute=setting.absolute_sigma,
     )
+
+
+def _white(near: Linearization, data: Dataset, values: Floats) -> Floats:
+    """Values of the target's kind, (n,), in the units of the residuals: where x has errors, these have a part in them."""
+    return data.white(values) if data.sigma_x is None else values * near.weight
 
 
 def _diagnosis(outcome: Outcome, setting: Setting) -> Diagnosis:
@@ -300,6 +308,7 @@ def _findings(outcome: Outcome, kernel: AnyKernel, setting: Setting, spread: Cov
     near, data, parameters = outcome.near, setting.data, setting.parameters
     counts = kernel.loss_kind == "robust" and kernel.loss_function.name == "poisson"  # weighted: no likelihood, no bend either
     columns = list(data.columns.values())
+    exact = data.sigma_x is None
     model_error = SINGLE if outcome.kernel.dtype == torch.float32 else DOUBLE
     return find(
         Facts(
@@ -310,15 +319,15 @@ def _findings(outcome: Outcome, kernel: AnyKernel, setting: Setting, spread: Cov
             covariance=spread.matrix,
             jacobian=near.jacobian,
             residual=-near.residual,
-            difference=data.white(data.target - near.prediction),
+            difference=data.white(data.target - near.prediction) if exact else -near.residual,
             prediction=near.prediction,
-            weight=(near.weight if data.sigma is None else near.weight * data.sigma) ** 2,
+            weight=(near.weight if data.sigma is None or not exact else near.weight * data.sigma) ** 2,
             x=columns[0] if len(columns) == 1 and columns[0].ndim == 1 else None,
             rows=data.row_numbers,
             kind="custom" if counts else kernel.loss_kind,
             absolute=setting.absolute_sigma,
             correlated=data.covariance is not None,
-            signal=math.sqrt(float(np.mean(data.white(data.target) ** 2))),
+            signal=math.sqrt(float(np.mean(_white(near, data, data.target if exact else near.prediction) ** 2))),
             error=max(model_error, DIFFERENCES) if kernel.numeric else model_error,
             single=data.single or kernel.dtype == torch.float32,
         )
@@ -331,7 +340,10 @@ def _warnings(
     status = outcome.solution.status
     found = [] if status.success else [outcome.solution.message]
     assumed = [estimate.name for estimate in estimates if estimate.assumed]
-    if assumed and not status.success:
+    lost = setting.beginning.kind == "none"
+    if lost:
+        found.append(setting.beginning.text)
+    elif assumed and not status.success:
         found.append(f"no start was given for {_some(assumed)}: the fit began at a guess; pass start=.")
     found_nothing = quality.r_squared < LITTLE
     by_reason: dict[str, list[str]] = {}
@@ -344,7 +356,11 @@ def _warnings(
             "the data are fitted to rounding: errors from such residuals say nothing about noise; pass sigma=, absolute_sigma=True."
         )
     if assumed and status.success and found_nothing:
-        found.append(f"the model explains almost nothing, from a start that was assumed for {_some(assumed)}; pass start=.")
+        found.append(f"the model explains almost nothing, from a start that nobody gave for {_some(assumed)}; pass start=.")
+    if setting.data.sigma_x is not None and setting.data.sigma is None:
+        found.append(
+            f"no sigma was given beside sigma_x: the error of {setting.data.target_name} was taken to be 1, in its unit."
+        )
     left_out = {"missing values": setting.dropped, "weight 0": setting.data.weightless}
     found += [f"{count} row{'s' * (count != 1)} with {what} left out." for what, count in left_out.items() if count]
     if kernel.numeric:
@@ -385,4 +401,17 @@ def _points(outcome: Outcome, kernel: AnyKernel, setting: Setting) -> Points:
         sigma=None if any(part.sigma is None for part in kept) else np.concatenate([np.asarray(part.sigma) for part in kept]),
         held_out=np.repeat(np.arange(len(kept)) == 1, [part.n for part in kept]),
         complete=stride == 1,
+        distances=_distances(outcome, stride),
     )
+
+
+def _distances(outcome: Outcome, stride: int) -> Distances | None:
+    """Where the nearest points of the model are, of rows with errors in x: training rows first, thinned."""
+    theta, found = outcome.solution.theta, []
+    for kernel in (outcome.kernel, outcome.held_out):
+        if isinstance(kernel, OrthogonalKernel):
+            assert kernel.data.sigma_x is not None
+            errors, distances = kernel.nearest(theta).errors, kernel.residual(theta)[0]
+            given, own = ({name: values[::stride] for name, values in table.items()} for table in (kernel.data.sigma_x, errors))
+            found.append(Distances(given, own, -distances[::stride]))
+    return Distances.joined(found) if found else None

@@ -1,0 +1,503 @@
+r"""Guesses of parameters from data: scan over the nonlinear parameters, project the linear ones.
+
+A shape that is linear in some parameters is, for given values of the others, a linear model: the best linear parameters and the sum
+of squares follow in closed form. So only the others are scanned, over candidates that the shape makes from the data
+(:mod:`gradfit.model.scans`), and the sum of squares ranks them. Around the best few the scan is repeated on finer grids, and a few Gauss-Newton steps go down from there.
+
+A sum is made term by term (orthogonal matching pursuit): what has no nonlinear parameter is always in the basis; of the other terms
+that candidate enters which lowers the sum of squares most, all linear parameters projected anew; then each term is chosen again given the rest.
+A factor of a product is scanned given the others, in turn, from seeded draws.
+
+The result does not depend on the order of rows. Sources: Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413 (variable projection);
+Pati, Rezaiifar and Krishnaprasad, Proc. 27th Asilomar Conf. (1993) 40 (orthogonal matching pursuit).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradfit.errors import DataError, ParameterError, unknown
+from gradfit.model.projection import FLAT, projected, unit, without
+from gradfit.model.separable import Leaf, Node, SumNode, has_offset, tree
+from gradfit.model.window import Window, prepared
+from gradfit.typing import Floats
+
+if TYPE_CHECKING:
+    from gradfit.model.lineshape import Lineshape
+
+Bounds = Mapping[str, tuple[float | None, float | None]]
+Values = dict[str, Any]  # nonlinear parameters by name: numbers, or (G,) of candidates
+
+FEW = 4  # starts that are refined where one is asked for
+DRAWS = 12  # of the other factors, where one factor of a product is scanned
+SWEEPS = 2  # in which each term is chosen again given the others
+ROUNDS = 10  # of ever finer grids
+FINEST = 2.0**-2  # of the scan's own step
+DESCENTS = 12  # Gauss-Newton steps to the minimum
+DAMPINGS = (0.0, 1e-3, 3e-2, 1.0)
+PROBE = 1e-3  # steps of the scan over which a derivative is taken
+ENOUGH = 1e-10  # of the sum of squares: a smaller gain ends the descent
+MOST_NUMBERS = 4_000_000  # evaluated at once
+LOOKED_AT = 200  # best candidates among which distinct ones are sought
+SAME = 1e-3  # relative difference between starts that are one
+ALREADY = 0.03  # and between picks that will be
+ALIKE = 0.98  # cosine between curves that are one start
+ELSEWHERE = 0.7  # and between such as lie far from each other
+NEAR = 0.9  # cosine between columns of two pairs that are one start
+APART = 0.02  # two columns of a pair with less than that between them are one
+MOST_OF_PAIR = 1000  # candidates for either of a pair
+
+
+def starts(
+    lineshape: Lineshape,
+    x: Any,
+    y: Any,
+    sigma: Any,
+    *,
+    known: Mapping[str, float] | None,
+    bounds: Bounds | None,
+    count: int,
+) -> list[dict[str, float]]:
+    """Give up to ``count`` distinct guesses, the best first; see :meth:`gradfit.model.lineshape.Lineshape.guess`."""
+    fixed = {name: float(spec.start) for name, spec in lineshape.specs.items() if spec.start is not None} | _numbers(
+        known, lineshape
+    )
+    limits = _limits(lineshape, bounds)
+    window = prepared(x, y, sigma)
+    node = tree(lineshape, fixed, limits)
+    _check(node, lineshape, window, fixed)
+    window = window.thinned(sampled=any(leaf.scan.sampled for leaf in node.leaves))
+    found = _Search(node, window).run(count)
+    results = []
+    for values in found:
+        clipped = {name: min(max(values[name], limits[name][0]), limits[name][1]) for name in values}
+        results.append({name: fixed.get(name, clipped.get(name, math.nan)) for name in lineshape.specs})
+    usable = [result for result in results if all(map(math.isfinite, result.values()))]
+    if not usable:
+        raise DataError(
+            f"no start for {lineshape} can be guessed from these data: nowhere in the scan is it finite at every x. Shift or scale x, "
+            "or give start= values of your own."
+        )
+    return usable
+
+
+def _numbers(known: Mapping[str, float] | None, lineshape: Lineshape) -> dict[str, float]:
+    for name in known or {}:
+        if name not in lineshape.specs:
+            raise ParameterError(unknown("parameter", name, lineshape.specs, "It was named in known."))
+    values = {name: float(value) for name, value in (known or {}).items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ParameterError(f"known gives {name} = {value}; expected a finite number, so leave it out to have it guessed.")
+    return values
+
+
+def _limits(lineshape: Lineshape, bounds: Bounds | None) -> dict[str, tuple[float, float]]:
+    for name in bounds or {}:
+        if name not in lineshape.specs:
+            raise ParameterError(unknown("parameter", name, lineshape.specs, "It was named in bounds."))
+    limits = {}
+    for name, spec in lineshape.specs.items():
+        lower, upper = (bounds or {}).get(name, (spec.lower, spec.upper))
+        limits[name] = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
+        if limits[name][0] > limits[name][1]:
+            raise ParameterError(f"bounds of {name} are {lower} and {upper}; expected the lower one first.")
+    return limits
+
+
+def _check(node: Node, lineshape: Lineshape, window: Window, fixed: Mapping[str, float]) -> None:
+    """Refuse data that no guess can be made from."""
+    if not window.n:
+        raise DataError(f"no row has a finite x and y; expected data to guess the parameters of {lineshape} from.")
+    wanted = [name for name in lineshape.specs if name not in fixed]
+    different = len(np.unique(window.x))
+    if different < len(wanted):
+        raise DataError(
+            f"{window.n} points at {different} different x cannot tell {len(wanted)} parameters of {lineshape} ({', '.join(wanted)}); "
+            "add data, or say what is known of them: known= in a guess, fixed= or start= in a fit."
+        )
+    for leaf in node.leaves:
+        least, scan = window.x[0], leaf.scan
+        if least < scan.domain or (scan.open and least <= scan.domain):
+            sign = ">" if scan.open else ">="
+            raise DataError(
+                f"{leaf.shape} is defined for x {sign} {scan.domain:g}, and the least x is {least:g}; leave those rows out."
+            )
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """Nonlinear parameters with their sum of squares."""
+
+    cost: float
+    values: Values
+
+
+def _around(count: int) -> Floats:
+    """Give a small grid of steps, no step first: every combination, or for many parameters a step along each axis."""
+    steps = np.array(sorted(itertools.product((0, -1, 1), repeat=count), key=np.count_nonzero), dtype=float)
+    return steps if count <= 3 else steps[: 2 * count + 1]
+
+
+def _unlike_curves(curves: Floats, count: int) -> list[int]:
+    """Of unit curves, the best first, choose some that differ: a few that lie near each other, then such as lie apart."""
+    kept = [0]
+    for alike, most in ((ALIKE, min(count, FEW)), (ELSEWHERE, count)):
+        for place in range(1, len(curves)):
+            if len(kept) >= most:
+                break
+            if np.abs(curves[kept] @ curves[place]).max() < alike:
+                kept.append(place)
+    return kept
+
+
+def _same(values: Mapping[str, float], others: Mapping[str, float], within: float) -> bool:
+    """Whether two picks are one."""
+    return all(math.isclose(value, others[name], rel_tol=within) for name, value in values.items())
+
+
+class _Search:
+    """The scan over one model and one set of data; residuals are in units of the weights."""
+
+    def __init__(self, node: Node, window: Window) -> None:
+        self.node, self.window = node, window
+        self.terms = node.parts if isinstance(node, SumNode) else (node,)
+        self.moving = [k for k, term in enumerate(self.terms) if any(leaf.nonlinear for leaf in term.leaves)]
+        self._candidates: dict[Any, dict[str, Floats]] = {}
+        self._columns: dict[Any, tuple[Floats | None, Floats]] = {}
+
+    # The steps of the search, in their order.
+
+    def run(self, count: int) -> list[dict[str, float]]:
+        """Give up to ``count`` guesses, the best first."""
+        together = [self._completed(begun) for begun in self._next({}, self.moving, self._still, count)]
+        gridded: list[_Picked] = []
+        for picked in sorted(map(self._gridded, together), key=lambda each: each.cost):
+            if not any(_same(picked.values, known.values, ALREADY) for known in gridded):
+                gridded.append(picked)
+        finished = [self._descended(picked) for picked in gridded]
+        if len(self.moving) > 1:
+            finished.append(self._one_by_one())
+        finished = sorted((each for each in finished if math.isfinite(each.cost)), key=lambda each: each.cost)
+        results: list[dict[str, float]] = []
+        for each in finished:
+            values = each.values | self._linear(each.values)
+            if not any(_same(values, known, SAME) for known in results):
+                results.append(values)
+        return results[:count]
+
+    @property
+    def _still(self) -> list[int]:
+        """Terms without nonlinear parameters."""
+        return [k for k in range(len(self.terms)) if k not in self.moving]
+
+    def _completed(self, picked: _Picked) -> _Picked:
+        """Place the terms that are left, then choose each again given the others."""
+        while rest := [k for k in self.moving if k not in self._placed(picked.values)]:
+            (picked,) = self._next(picked.values, rest, [*self._still, *self._placed(picked.values)], 1)
+        steps = self._steps(self.moving)
+        for step in steps * (SWEEPS if len(steps) > 1 else 0):
+            others = [k for k in range(len(self.terms)) if k not in step]
+            (again,) = self._placing(step, picked.values, others, 1)
+            picked = min(picked, again, key=lambda each: each.cost)
+        return picked
+
+    def _one_by_one(self) -> _Picked:
+        """Place one term after the other, and refine before the next: else a strong peak that lies between candidates takes a weak one for itself."""
+        picked = _Picked(math.inf, {})
+        while rest := [k for k in self.moving if k not in self._placed(picked.values)]:
+            others = [*self._still, *self._placed(picked.values)]
+            (again,) = min(
+                (self._place(k, picked.values, others, 1) for k in self._unlike(rest)), key=lambda picks: picks[0].cost
+            )
+            picked = self._descended(self._gridded(again))
+        return picked
+
+    def _next(self, values: Values, rest: Sequence[int], others: Sequence[int], count: int) -> list[_Picked]:
+        """Place, of the terms left, one or two at a time, those that lower the cost most, at their best distinct candidates."""
+        if not rest:
+            return [_Picked(0.0, values)]
+        kinds = {tuple(self._kind(k) for k in step): step for step in reversed(self._steps(rest))}
+        options = [self._placing(step, values, others, count) for step in reversed(kinds.values())]
+        return min(options, key=lambda picks: picks[0].cost)
+
+    def _steps(self, terms: Sequence[int]) -> list[tuple[int, ...]]:
+        """Say which terms are chosen together: two of those that have one column, any other alone."""
+        simple = [k for k in terms if self._is_simple(k)]
+        pairs: list[tuple[int, ...]] = list(itertools.combinations(simple, 2))
+        alone = [k for k in terms if k not in simple or not pairs]
+        return [*pairs, *((k,) for k in alone)]
+
+    def _placing(self, step: tuple[int, ...], values: Values, others: Sequence[int], count: int) -> list[_Picked]:
+        return self._place(step[0], values, others, count) if len(step) == 1 else self._pair(step, values, others, count)
+
+    def _pair(self, step: tuple[int, ...], values: Values, others: Sequence[int], count: int) -> list[_Picked]:
+        r"""Choose two terms of one column each together: of unit columns a, b with :math:`\rho = a \cdot b` a pair takes
+
+        .. math:: ((a \cdot r)^2 + (b \cdot r)^2 - 2 \rho\, (a \cdot r)(b \cdot r)) / (1 - \rho^2)
+
+        from the sum of squares of what is left, r.
+        """
+        rest, basis = self._others(others, values)
+        sides = [self._side(self.terms[k].leaves[0], rest, basis) for k in step]
+        (first, a, left), (second, b, right) = sides
+        overlap = left @ right.T
+        room = 1 - overlap**2
+        gain = (a[:, None] ** 2 + b**2 - 2 * overlap * np.outer(a, b)) / np.where(room > APART, room, np.inf)
+        if self._kind(step[0]) == self._kind(step[1]):
+            gain[np.tril_indices_from(gain)] = 0.0  # the two may be exchanged
+        order = np.argsort(-gain, axis=None, kind="stable")[: LOOKED_AT if count > 1 else 1]
+        places = np.stack(np.unravel_index(order, gain.shape), axis=1)
+        chosen: list[Any] = []
+        for i, j in places:
+            near = (left[[k for k, _ in chosen]] @ left[i], right[[k for _, k in chosen]] @ right[j]) if chosen else ()
+            if len(chosen) < count and not (chosen and bool(np.any(np.minimum(*np.abs(near)) > NEAR))):
+                chosen.append((i, j))
+        total = float(rest @ rest)
+        return [
+            _Picked(
+                total - float(gain[i, j]),
+                values
+                | {name: float(column[i]) for name, column in first.items()}
+                | {name: float(column[j]) for name, column in second.items()},
+            )
+            for i, j in chosen
+        ]
+
+    def _side(self, leaf: Leaf, rest: Floats, basis: Floats) -> tuple[dict[str, Floats], Floats, Floats]:
+        """Give the best candidates of one of a pair, what of the rest lies along each, and their unit columns."""
+        grid = self._grid(leaf)
+        _, columns = self._basis(leaf, leaf, grid, (0, len(next(iter(grid.values())))), True)
+        columns = without(np.nan_to_num(columns[:, 0], posinf=0.0, neginf=0.0), basis)
+        length = np.linalg.norm(columns, axis=1)
+        columns = columns / np.where(length > math.sqrt(FLAT), length, np.inf)[:, None]
+        along = columns @ rest
+        order = np.argsort(-np.abs(along), kind="stable")[:MOST_OF_PAIR]
+        return {name: column[order] for name, column in grid.items()}, along[order], columns[order]
+
+    def _place(self, k: int, values: Values, others: Sequence[int], count: int) -> list[_Picked]:
+        """Choose the nonlinear parameters of term k, given those of the others: the best ``count`` distinct ones."""
+        leaves = [leaf for leaf in self.terms[k].leaves if leaf.nonlinear]
+        if len(leaves) == 1:
+            return self._distinct(k, leaves[0], values, others, count)
+        picks = []
+        for draw in self._draws(leaves):
+            picked = _Picked(math.inf, values | draw)
+            for leaf in [*leaves, *leaves]:
+                found = self._distinct(k, leaf, picked.values, others, 1)[0]
+                picked = min(picked, found, key=lambda each: each.cost)
+            picks.append(picked)
+        unlike = {round(pick.cost, 12): pick for pick in picks}
+        return sorted(unlike.values(), key=lambda each: each.cost)[:count]
+
+    def _draws(self, leaves: Sequence[Leaf]) -> Iterator[Values]:
+        """Draw candidates of all factors, seeded."""
+        generator = np.random.default_rng(0)
+        for _ in range(DRAWS):
+            drawn: Values = {}
+            for leaf in leaves:
+                grid = self._grid(leaf)
+                place = generator.integers(len(next(iter(grid.values()))))
+                drawn |= {name: float(column[place]) for name, column in grid.items()}
+            yield drawn
+
+    def _distinct(self, k: int, leaf: Leaf, values: Values, others: Sequence[int], count: int) -> list[_Picked]:
+        """Scan one shape of a term; of the best candidates keep those whose curves differ."""
+        grid = self._grid(leaf)
+        basis = self._others(others, values)
+        cost, _ = self._scanned(k, values, grid, basis, whole=leaf, screen=True)
+        order = np.argsort(cost, kind="stable")[:LOOKED_AT]
+        chosen = [order[0]]
+        if count > 1:
+            near = {name: column[order] for name, column in grid.items()}
+            _, fits = self._scanned(k, values, near, basis, screen=True, fits=True)
+            fits /= np.maximum(np.linalg.norm(fits, axis=1, keepdims=True), np.finfo(float).tiny)
+            kept = _unlike_curves(fits[np.isfinite(cost[order])], count)
+            chosen = [order[place] for place in kept]
+        return [
+            _Picked(float(cost[place]), values | {name: float(column[place]) for name, column in grid.items()})
+            for place in chosen
+        ]
+
+    def _gridded(self, picked: _Picked) -> _Picked:
+        """Repeat the scan around a pick, each shape in turn, on finer grids."""
+        placed = self._placed(picked.values)
+        leaves = [(k, leaf) for k in placed for leaf in self.terms[k].leaves if leaf.nonlinear]
+        if not leaves:
+            return picked
+        scale = 0.5
+        best = _Picked(math.inf, picked.values)
+        for _ in range(ROUNDS):
+            moved = False
+            for k, leaf in leaves:
+                others = [other for other in [*self._still, *placed] if other != k]
+                near = leaf.moved(best.values, scale * _around(len(leaf.nonlinear)), self.window)
+                cost, _ = self._scanned(k, best.values, near, self._others(others, best.values), screen=True)
+                place = int(np.argmin(cost))
+                if cost[place] < best.cost:
+                    moved = moved or place > 0
+                    best = _Picked(float(cost[place]), best.values | {name: float(v[place]) for name, v in near.items()})
+            scale = scale if moved else scale / 2
+            if scale < FINEST:
+                break
+        return best
+
+    def _descended(self, picked: _Picked) -> _Picked:
+        """Go down in all nonlinear parameters together: Gauss-Newton steps on the projected residual, several dampings tried at once.
+
+        Derivatives are differences, in steps of the scan.
+        """
+        terms = [*self._still, *self._placed(picked.values)]
+        leaves = [leaf for k in terms for leaf in self.terms[k].leaves if leaf.nonlinear]
+        size = sum(len(leaf.nonlinear) for leaf in leaves)
+        if not size or not math.isfinite(picked.cost):
+            return picked
+        probes = np.concatenate([np.zeros((1, size)), PROBE * np.eye(size), -PROBE * np.eye(size)])
+        for _ in range(DESCENTS):
+            residuals = self._residuals(picked.values, leaves, probes, terms)[1]
+            picked = _Picked(
+                float(residuals[0] @ residuals[0]), picked.values
+            )  # of the shape itself, which the grids need not be
+            slopes = (residuals[1 : size + 1] - residuals[size + 1 :]) / (2 * PROBE)
+            if not np.isfinite(slopes).all():
+                break
+            matrix, gradient = slopes @ slopes.T, slopes @ residuals[0]
+            scale = np.diag(matrix).max() or 1.0
+            steps = np.array(
+                [np.linalg.lstsq(matrix + damping * scale * np.eye(size), -gradient, rcond=FLAT)[0] for damping in DAMPINGS]
+            )
+            steps /= np.maximum(1.0, np.abs(steps).max(axis=1, keepdims=True))  # at most a step of the scan
+            values, after = self._residuals(picked.values, leaves, steps, terms)
+            costs = np.einsum("gn,gn->g", after, after)
+            costs[~np.isfinite(costs)] = math.inf
+            place = int(np.argmin(costs))
+            gained = picked.cost - costs[place]
+            if not gained > 0:
+                break
+            picked = _Picked(float(costs[place]), picked.values | {name: float(column[place]) for name, column in values.items()})
+            if gained <= ENOUGH * picked.cost and np.abs(steps[place]).max() < PROBE:
+                break
+        return picked
+
+    def _residuals(
+        self, values: Values, leaves: Sequence[Leaf], steps: Floats, terms: Sequence[int]
+    ) -> tuple[dict[str, Floats], Floats]:
+        """Give values some steps on, (G,) each, and what of y is left there by all terms placed, (G, n)."""
+        moved: dict[str, Floats] = {}
+        at = 0
+        for leaf in leaves:
+            count = len(leaf.nonlinear)
+            moved |= leaf.moved(values, steps[:, at : at + count], self.window)
+            at += count
+        offset, columns = SumNode([self.terms[k] for k in terms]).basis(self.window.x, values | moved)
+        weight = self.window.weight
+        y = self.window.scaled if offset is None else self.window.scaled - offset / self.window.height * weight
+        none = np.empty((0, self.window.n))
+        cost, fit = projected(y, unit(np.broadcast_to(columns, (len(steps), *columns.shape[1:])) * weight), none)
+        return moved, np.where(np.isfinite(cost)[:, None], y - fit, np.nan)
+
+    # Linear algebra.
+
+    def _others(self, terms: Sequence[int], values: Values) -> tuple[Floats, Floats]:
+        """Give what is left of y without the other terms' offsets, and an orthonormal basis of their columns, (m, n)."""
+        y = self.window.scaled
+        found = []
+        for k in terms:
+            offset, columns = self.terms[k].basis(self.window.x, values)
+            y = y if offset is None else y - offset[0] / self.window.height * self.window.weight
+            found.append(columns[0] * self.window.weight)
+        matrix = unit(np.concatenate(found)) if found else np.empty((0, self.window.n))
+        if not len(matrix):
+            return y, matrix
+        _, sizes, basis = np.linalg.svd(np.nan_to_num(matrix), full_matrices=False)
+        basis = basis[sizes > FLAT * sizes[0]]
+        return y - (y @ basis.T) @ basis, basis
+
+    def _scanned(
+        self,
+        k: int,
+        values: Values,
+        grid: Mapping[str, Floats],
+        others: tuple[Floats, Floats],
+        *,
+        whole: Leaf | None = None,
+        screen: bool = False,
+        fits: bool = False,
+    ) -> tuple[Floats, Floats]:
+        """Give for each candidate of term k the sum of squares, (G,), and with ``fits`` the curve that the term adds, (G, n).
+
+        ``whole`` names the shape whose whole scan this is, which is kept.
+        """
+        rest, basis = others
+        size = len(next(iter(grid.values())))
+        chunk = max(1, MOST_NUMBERS // (self.window.n * max(1, self.terms[k].width)))
+        costs: list[Floats] = []
+        curves: list[Floats] = [np.empty((0, self.window.n))]
+        for begin in range(0, size, chunk):
+            part = {name: column[begin : begin + chunk] for name, column in grid.items()}
+            offset, columns = self._basis(self.terms[k], whole, values | part, (begin, begin + chunk), screen)
+            cost, fit = projected(rest if offset is None else rest - without(offset, basis), columns, basis)
+            costs.append(cost)
+            if fits:
+                curves.append(fit)
+        return np.concatenate(costs), np.concatenate(curves)
+
+    def _basis(
+        self, term: Node, whole: Leaf | None, values: Values, part: tuple[int, int], screen: bool
+    ) -> tuple[Floats | None, Floats]:
+        """Give a term's offset and columns, weighted; those of a shape's whole scan are kept."""
+        key = (whole.key, part) if whole is term and whole is not None else None
+        if key is not None and key in self._columns:
+            return self._columns[key]
+        offset, columns = term.basis(self.window.x, values, screen=screen)
+        weight = self.window.weight
+        found = (None if offset is None else offset / self.window.height * weight), unit(columns * weight)
+        if key is not None:
+            self._columns[key] = found
+        return found
+
+    def _linear(self, values: Values) -> dict[str, float]:
+        """Give all linear parameters, given the others."""
+        offset, columns = self.node.basis(self.window.x, values)
+        y = self.window.scaled if offset is None else self.window.scaled - offset[0] / self.window.height * self.window.weight
+        if not columns.shape[1]:
+            return {}
+        matrix = columns[0] * self.window.weight
+        sizes = np.abs(matrix).max(axis=1)
+        sizes[sizes == 0] = 1.0
+        if not np.isfinite(matrix).all():
+            return {}
+        solved = np.linalg.lstsq((matrix / sizes[:, None]).T, y, rcond=FLAT)[0]
+        with np.errstate(all="ignore"):
+            return self.node.unpack(solved * (self.window.height / sizes))
+
+    # What is made once.
+
+    def _grid(self, leaf: Leaf) -> dict[str, Floats]:
+        if leaf.key not in self._candidates:
+            found = leaf.candidates(self.window)
+            self._candidates[leaf.key] = {name.removeprefix(leaf.prefix): column for name, column in found.items()}
+        return {leaf.prefix + name: column for name, column in self._candidates[leaf.key].items()}
+
+    def _placed(self, values: Values) -> list[int]:
+        """Give the moving terms whose nonlinear parameters are chosen."""
+        wanted = {k: [leaf.prefix + name for leaf in self.terms[k].leaves for name in leaf.nonlinear] for k in self.moving}
+        return [k for k, names in wanted.items() if all(name in values for name in names)]
+
+    def _unlike(self, terms: Sequence[int]) -> list[int]:
+        """Of terms that are alike but for their names, the first."""
+        return sorted({self._kind(k): k for k in reversed(terms)}.values())
+
+    def _kind(self, k: int) -> tuple[Any, ...]:
+        """Tell terms apart that differ by more than the names of their parameters."""
+        return tuple(leaf.key for leaf in self.terms[k].leaves)
+
+    def _is_simple(self, k: int) -> bool:
+        term = self.terms[k]
+        return isinstance(term, Leaf) and term.width == 1 and not has_offset(term)
