@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from odrpack import odr_fit
 from scipy.optimize import least_squares
 
 import gradfit
+from gradfit.cli import main
 from gradfit.statistics.summary import Short
 
 ENGINES = ("native", "torch")
@@ -318,6 +321,22 @@ def test_the_short_way_keeps_copies():
     sigma *= 3
     sigma_x *= 0
     assert fit.record.estimates[0].value == expected["a"]
+
+
+def test_the_command_line_takes_columns_and_numbers(tmp_path, capsys):
+    place = tmp_path / "data.csv"
+    np.savetxt(place, np.c_[X, Y, np.full(60, 0.1)], delimiter=",", header="x,y,dx", comments="", fmt="%.17g")
+    formula = ["fit", str(place), "y = a*exp(-b*x) + c", "--start", "a=2,b=0.4,c=0.5", "--sigma", "0.05", "--json"]
+    expected = gradfit.fit(decay, X, Y, sigma=0.05, sigma_x=0.1, start=START)
+    for given in ("dx", "0.1", "x=dx", "x=0.1"):
+        assert main([*formula, "--sigma-x", given]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert [estimate["value"] for estimate in record["estimates"]] == pytest.approx(found(expected)[0], rel=1e-9)
+        assert list(record["points"]["distances"]["sigma_x"]) == ["x"]
+    assert main([*formula, "--sigma-x", "z=dx"]) == 2
+    assert "unknown input in sigma_x 'z'; known: x" in capsys.readouterr().err
+    assert main([*formula, "--sigma-x", "dx", "--by", "dx"]) == 2
+    assert "--sigma-x is for one fit" in capsys.readouterr().err
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

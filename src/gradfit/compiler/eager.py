@@ -29,8 +29,8 @@ from gradfit.typing import Floats
 RELATIVE_STEP = np.finfo(np.float64).eps ** (1 / 3)  # central differences: balances rounding and truncation
 SHARES = tuple(10.0**-power for power in range(8))  # of that step, until the differences of two agree
 SETTLED = 1e-5  # relative: then the step need not shrink
+FEW_ROWS = 8  # for each parameter: up to here a backward pass per row takes less time than a forward one per parameter
 # torch counts the levels of forward mode for the whole process, not per thread: two at once clear each other's derivatives.
-FEW_ROWS = 4  # for each parameter: up to here a backward pass per row takes less time than a forward one per parameter
 FORWARD_MODE = threading.RLock()
 Call = Callable[..., Any]
 

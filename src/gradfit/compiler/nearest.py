@@ -141,7 +141,9 @@ def _penalty(on: Any, miss: Many, variance: Many, steep: Many) -> Many:
     return on.where(on.abs(miss) < bend, miss * miss * (0.5 / variance), steep * (on.abs(miss) - bend * 0.5))
 
 
-def _newton(on: Any, look: Look, moved: Sequence[Many], lam: Many, miss: Many, variance: Many) -> tuple[list[Many], Many, Many, Many]:
+def _newton(
+    on: Any, look: Look, moved: Sequence[Many], lam: Many, miss: Many, variance: Many
+) -> tuple[list[Many], Many, Many, Many]:
     r"""Newton's step for u + λa = 0 and σ²λ = r: gives the changes of u and λ, whether they are numbers, and whether it is the last.
 
     With :math:`M = I + \lambda H` and the second equation :math:`\kappa a` times added to the first, which changes no solution,
@@ -177,9 +179,7 @@ def _newton(on: Any, look: Look, moved: Sequence[Many], lam: Many, miss: Many, v
     return steps, lam_step, *_ends(on, look, moved, steps, lam_step, definite)
 
 
-def _newton_of_one(
-    on: Any, look: Look, u: Many, lam: Many, miss: Many, variance: Many
-) -> tuple[list[Many], Many, Many, Many]:
+def _newton_of_one(on: Any, look: Look, u: Many, lam: Many, miss: Many, variance: Many) -> tuple[list[Many], Many, Many, Many]:
     r"""The same step for one u: by Cramer's rule, of the determinant :math:`\sigma^2 M + a^2`."""
     slope = look.slope[0]
     bent, square = 1.0 + lam * look.curvature[0][0], slope * slope
@@ -191,13 +191,13 @@ def _newton_of_one(
     return [step], lam_step, *_ends(on, look, [u], [step], lam_step, definite)
 
 
-def _ends(
-    on: Any, look: Look, moved: Sequence[Many], steps: Sequence[Many], lam_step: Many, definite: Many
-) -> tuple[Many, Many]:
+def _ends(on: Any, look: Look, moved: Sequence[Many], steps: Sequence[Many], lam_step: Many, definite: Many) -> tuple[Many, Many]:
     """Whether a step is of numbers, and whether it is so short that its end need not be looked at."""
-    length = _dot(steps, steps)
-    short = on.where(definite, SETTLED**2, SETTLED_WITHOUT_CURVATURE**2 + 0.0 * length) if look.curved else SETTLED_WITHOUT_CURVATURE**2
-    return on.abs(length + lam_step * lam_step) < float("inf"), length <= short * (1.0 + _dot(moved, moved))
+    length, size = _dot(steps, steps), 1.0 + _dot(moved, moved)
+    short = length <= SETTLED_WITHOUT_CURVATURE**2 * size
+    if look.curved:
+        short = short | (definite & (length <= SETTLED**2 * size))
+    return on.abs(length + lam_step * lam_step) < float("inf"), short
 
 
 def _cholesky(on: Any, matrix: Sequence[Sequence[Many]]) -> tuple[list[list[Many]], Many]:

@@ -19,6 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
@@ -39,11 +40,11 @@ FAR = 1e3  # a one-sided bound is left by up to this many units
 
 @dataclass(frozen=True)
 class Axis:
-    """A column or the target as a scale: the range of its values, and the distance of neighbours."""
+    """A column or the target as a scale: the range of its values, and the distance of neighbours; numbers, or (count, 1) of many data sets."""
 
-    lowest: float
-    highest: float
-    spacing: float
+    lowest: Any
+    highest: Any
+    spacing: Any
 
     @classmethod
     def of(cls, values: Floats) -> Axis:
@@ -53,19 +54,30 @@ class Axis:
         span = highest - lowest
         return cls(lowest, highest, span / max(len(np.unique(flat)) - 1, 1))
 
+    @classmethod
+    def of_each(cls, values: Floats, sizes: np.ndarray) -> Axis:
+        """Look at the values of a column of many data sets, (count, n), of which each has the first ``sizes``."""
+        known = np.where(np.arange(values.shape[1]) < sizes[:, None], values, values[:, :1])
+        rising = np.sort(known, axis=1)
+        lowest, highest = rising[:, :1], rising[:, -1:]
+        steps = (np.diff(rising, axis=1) > 0).sum(axis=1, keepdims=True)
+        return cls(lowest, highest, (highest - lowest) / np.maximum(steps, 1))
+
     @property
-    def span(self) -> float:
+    def span(self) -> Any:
         """Highest minus lowest; the size of a constant column; 1 for zeros."""
-        return (self.highest - self.lowest) or abs(self.highest) or 1.0
+        span, size = self.highest - self.lowest, np.abs(self.highest)
+        return np.where(span != 0, span, np.where(size != 0, size, 1.0))
 
     def scale(self, share: Floats) -> Floats:
         """Scales between the distance of neighbours and several spans, by a number from 0 to 1."""
-        least = min(self.spacing or self.span, self.span)
-        return least * (WIDEST * self.span / least) ** share
+        least = np.minimum(np.where(self.spacing != 0, self.spacing, self.span), self.span)
+        return np.asarray(least * (WIDEST * self.span / least) ** share)
 
     def size(self, share: Floats) -> Floats:
         """Sizes of a target from a hundredth to ten times its largest value."""
-        return max(abs(self.lowest), abs(self.highest), np.finfo(float).tiny) * 10 ** (3 * share - 2)
+        largest = np.maximum(np.abs(self.lowest), np.abs(self.highest))
+        return np.asarray(np.maximum(largest, np.finfo(float).tiny) * 10 ** (3 * share - 2))
 
 
 def axes(data: Dataset) -> dict[str, Axis]:
@@ -104,14 +116,14 @@ def spread(
     """
     scales = axes(data)
     columns = [
-        _within(share, lower[place], upper[place], _drawn(share, None if known is None else known[name], scales))
+        within(share, lower[place], upper[place], drawn(share, None if known is None else known[name], scales))
         for place, (name, share) in enumerate(zip(names, points.T, strict=True))
     ]
     return np.array(columns).reshape(len(names), len(points)).T
 
 
-def _drawn(share: Floats, role: Role | None, scales: Mapping[str, Axis]) -> Floats:
-    """Draw a number by its role; of the share in [0, 1) the first half is one sign, or places, the second the other."""
+def drawn(share: Floats, role: Role | None, scales: Mapping[str, Axis]) -> Floats:
+    """Draw a number by its role, (count,), or (data sets, count); of the share in [0, 1) the first half is one sign, or places, the second the other."""
     if role is not None and role.column:
         axis = scales[role.column]
         margin = OUTSIDE * axis.span
@@ -143,23 +155,27 @@ def _size(share: Floats, powers: Mapping[str, float], scales: Mapping[str, Axis]
 
 def _of_any_scale(share: Floats, scales: Mapping[str, Axis]) -> Floats:
     """A number of which nothing is known: near 1, or near a scale of the data or its inverse."""
-    sizes = [1.0]
+    sizes = [np.ones(1)]
     for axis in scales.values():
-        sizes += [axis.span, 1 / axis.span]
+        sizes += [np.atleast_1d(axis.span), 1 / np.atleast_1d(axis.span)]
     which = np.minimum((share * len(sizes)).astype(int), len(sizes) - 1)
     inner = share * len(sizes) - which
-    return _signed(inner, lambda own: ANY ** (2 * own - 1)) * np.array(sizes)[which]
+    chosen = np.zeros(1)
+    for place, size in enumerate(sizes):
+        chosen = np.where(which == place, size, chosen)
+    return _signed(inner, lambda own: ANY ** (2 * own - 1)) * chosen
 
 
-def _within(share: Floats, lower: float, upper: float, drawn: Floats) -> Floats:
+def within(share: Floats, lower: Any, upper: Any, drawn: Floats) -> Floats:
     """Bring numbers between their bounds: those outside are drawn anew, evenly, or mirrored at the one bound there is."""
-    if math.isfinite(lower) and math.isfinite(upper):
-        return np.where((drawn < lower) | (drawn > upper), lower + share * (upper - lower), drawn)
-    if math.isfinite(lower):
-        drawn = np.where(drawn < lower, 2 * lower - drawn, drawn)
-    if math.isfinite(upper):
-        drawn = np.where(drawn > upper, 2 * upper - drawn, drawn)
-    return np.clip(drawn, lower, upper)
+    low, high = np.isfinite(lower), np.isfinite(upper)
+    if not (low.any() or high.any()):
+        return drawn
+    with np.errstate(invalid="ignore"):  # of sides that are infinite
+        between = np.where((drawn < lower) | (drawn > upper), lower + share * (upper - lower), drawn)
+        mirrored = np.where(low & (drawn < lower), 2 * lower - drawn, drawn)
+        mirrored = np.where(high & (mirrored > upper), 2 * upper - mirrored, mirrored)
+    return np.clip(np.where(low & high, between, mirrored), lower, upper)
 
 
 def around(start: Floats, count: int, lower: Floats, upper: Floats, seed: int) -> Floats:

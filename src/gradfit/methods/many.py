@@ -74,16 +74,20 @@ class Starts:
         (count, p) or (p,).
     fixed
         Fixed numbers, (count, q) or (q,).
+    open
+        Which fits have numbers without a start, for which one is to be found, (count,) bool; None: none.
     """
 
     theta: Floats
     lower: Floats
     upper: Floats
     fixed: Floats
+    open: np.ndarray | None = None
 
     def chosen(self, places: np.ndarray) -> Starts:
         """Give some of them."""
-        return Starts(*(part if part.ndim == 1 else part[places] for part in (self.theta, self.lower, self.upper, self.fixed)))
+        parts = (part if part.ndim == 1 else part[places] for part in (self.theta, self.lower, self.upper, self.fixed))
+        return Starts(*parts, None if self.open is None else self.open[places])
 
 
 @dataclass(frozen=True)

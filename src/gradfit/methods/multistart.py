@@ -32,6 +32,7 @@ FIRST_ROUND, ROUNDS = 128, 6  # candidates of the first round; rounds, each of t
 FOLLOWED = 1 / 8  # of the candidates, the best
 ENOUGH, SHARE = 3, 1 / 12  # starts that led to the lowest minimum, and their share of all
 SHORT, RACED, SLOWLY_RACED = 100, 24, 12  # steps of a fit that only looks where a start leads, of all of them at first
+PROMISING = 4.0  # times the lowest sum: where a fit that is still on its way may lead lower
 CARED_FOR, CARED_SHARE = 8, 1 / 8  # of those that have not arrived then, the lowest go on
 SLOW, SLOW_ROUNDS = 8, 3  # how many fewer candidates there are where no compiled code judges them, and rounds
 SAME_LOSS, SAME_PLACE = 1e-6, 1e-3  # relative: two ends are one minimum
@@ -176,7 +177,8 @@ class Ground:
         theta = np.clip(theta, lower, upper)
         if self.kernel.loss_kind != "least_squares":
             moved[:] = True
-        total[moved] = self.losses(theta[moved])
+        if moved.any():
+            total[moved] = self.losses(theta[moved])
         return theta, total
 
     def _with_linear(self, theta: Floats) -> tuple[Floats, Floats]:
@@ -229,13 +231,19 @@ class Ground:
             return Followed(theta, np.empty(0), np.empty(0, dtype=bool), self.rounding)
         raced = RACED if self.side_by_side else SLOWLY_RACED
         first = self._fits(theta, Limits(min(raced, most), radius, careful=False))
-        going = np.flatnonzero(~first.converged)
-        going = going[np.argsort(first.sum[going], kind="stable")][: max(CARED_FOR, int(CARED_SHARE * len(theta)))]
+        going = np.flatnonzero(~first.converged & self._promising(first))
+        going = going[np.argsort(first.sum[going], kind="stable")][: max(CARED_FOR, 2 * theta.shape[1], int(CARED_SHARE * len(theta)))]
         if not going.size or most <= raced:
             return first
         lost = ~np.isfinite(first.sum[going])
         begin = np.where(lost[:, None], theta[going], first.theta[going])
         return first.replaced(going, self._fits(begin, Limits(most, radius)))
+
+    def _promising(self, found: Followed) -> np.ndarray:
+        """Which fits may still lead lower, (count,): all, until a minimum was found several times; then those that are not far above it."""
+        if not self.enough(found):
+            return np.ones(len(found.sum), dtype=bool)
+        return found.sum <= PROMISING * found.sum[found.best]
 
     def _fits(self, theta: Floats, limits: Limits) -> Followed:
         """Fit from each of some starts: in compiled code, or one after the other, asking Python for each look at the model."""

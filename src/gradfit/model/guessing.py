@@ -320,6 +320,11 @@ class _Search:
             fits /= np.maximum(np.linalg.norm(fits, axis=1, keepdims=True), np.finfo(float).tiny)
             kept = _unlike_curves(fits[np.isfinite(cost[order])], count)
             chosen = [order[place] for place in kept]
+            branch = leaf.scan.branch
+            if branch is not None and leaf.prefix + branch in grid:
+                column = grid[leaf.prefix + branch]
+                best = [int(np.argmin(np.where(column == value, cost, np.inf))) for value in np.unique(column)]
+                chosen = [*chosen, *(place for place in best if np.isfinite(cost[place]))]
         return [
             _Picked(float(cost[place]), values | {name: float(column[place]) for name, column in grid.items()})
             for place in chosen
@@ -340,7 +345,7 @@ class _Search:
                 near = leaf.moved(best.values, scale * _around(len(leaf.nonlinear)), self.window)
                 cost, _ = self._scanned(k, best.values, near, self._others(others, best.values), screen=True)
                 place = int(np.argmin(cost))
-                if cost[place] < best.cost:
+                if cost[place] < best.cost * (1 - ENOUGH):  # not along what changes nothing
                     moved = moved or place > 0
                     best = _Picked(float(cost[place]), best.values | {name: float(v[place]) for name, v in near.items()})
             scale = scale if moved else scale / 2
@@ -378,11 +383,9 @@ class _Search:
             costs[~np.isfinite(costs)] = math.inf
             place = int(np.argmin(costs))
             gained = picked.cost - costs[place]
-            if not gained > 0:
+            if not gained > ENOUGH * picked.cost:
                 break
             picked = _Picked(float(costs[place]), picked.values | {name: float(column[place]) for name, column in values.items()})
-            if gained <= ENOUGH * picked.cost and np.abs(steps[place]).max() < PROBE:
-                break
         return picked
 
     def _residuals(

@@ -92,7 +92,13 @@ class PerFit:
         for name in kept:
             own = self.own_fixed.get(name, self.own_start.get(name, self._earlier_fixed(name, known)))
             fixed += _columns(own, math.prod(known.shape(name)), count)
-        return Tables(starts, lowers, uppers, fixed, earlier)
+        return Tables(starts, lowers, uppers, fixed, earlier, self._waiting(known))
+
+    def _waiting(self, known: Parameters) -> tuple[str, ...]:
+        """Free parameters that nobody gave a start, but perhaps another run."""
+        if not self.earlier:
+            return tuple(name for name in known.free_names if name in known.assumed)
+        return tuple(name for name in known.free_names if self.defaults.get(name, Parameter()).start is None)
 
     def _start(self, name: str, known: Parameters, low: Any, high: Any) -> Any:
         """Where fits begin, unless they begin where another run ended."""
@@ -121,24 +127,32 @@ class PerFit:
 
 @dataclass(frozen=True)
 class Tables:
-    """Start, bounds and fixed numbers by element, each a number or (count,); and the ends of another run, or nothing."""
+    """Start, bounds and fixed numbers by element, each a number or (count,); and the ends of another run, or nothing.
+
+    Attributes
+    ----------
+    waiting
+        Parameters that begin at a number that nobody gave, unless another run gives one.
+    """
 
     starts: list[Any]
     lowers: list[Any]
     uppers: list[Any]
     fixed: list[Any]
     earlier: list[Any] = field(default_factory=list)
+    waiting: tuple[str, ...] = ()
 
-    def theta(self, begin: int, end: int) -> Floats:
-        """Starts of some fits, (end - begin, p)."""
+    def theta(self, begin: int, end: int) -> tuple[Floats, np.ndarray | None]:
+        """Starts of some fits, (end - begin, p), and which of these have numbers that nobody gave; None: none."""
         table = self._stacked(self.starts, begin, end)
+        known = np.zeros(end - begin, dtype=bool)
         if self.earlier:
             ends = self._stacked(self.earlier, begin, end)
             with np.errstate(invalid="ignore"):
                 inside = (ends >= self.part("lowers", begin, end)) & (ends <= self.part("uppers", begin, end))
             known = inside.all(axis=1)
             table[known] = ends[known]
-        return table
+        return table, ~known if self.waiting else None
 
     def _stacked(self, parts: list[Any], begin: int, end: int) -> Floats:
         table = np.empty((end - begin, len(parts)))
@@ -149,7 +163,7 @@ class Tables:
     def chosen(self, places: np.ndarray) -> Tables:
         """Give those of some fits."""
         some: Any = lambda parts: [part if np.ndim(part) == 0 else part[places] for part in parts]  # noqa: E731
-        return Tables(*map(some, (self.starts, self.lowers, self.uppers, self.fixed, self.earlier)))
+        return Tables(*map(some, (self.starts, self.lowers, self.uppers, self.fixed, self.earlier)), self.waiting)
 
     def fixed_values(self, known: Parameters) -> dict[str, Any]:
         """Values of the fixed parameters by name: of its shape, or one each, (count, ...)."""

@@ -51,10 +51,12 @@ def _unit_of(name: str) -> Callable[[Mapping[str, float], Window], float]:
 # --- peaks and steps ----------------------------------------------------------------------------------------------------
 
 
-def _places(window: Window, *, least: float, stride: float, factor: float = 1.5) -> tuple[Floats, Floats]:
+def _places(
+    window: Window, *, least: float, stride: float, factor: float = 1.5, outside: tuple[float, ...] = ()
+) -> tuple[Floats, Floats]:
     """Give centers and widths: widths from ``least`` gaps to three spans, centers ``stride`` widths apart wherever there are data, and beside them.
 
-    Wide ones also stand outside the window.
+    Wide ones also stand outside the window, others ``outside`` of it by so many widths, where no more than their tail is seen.
     """
     centers, widths = [], []
     for width in _log_grid(least * window.gap, 3 * window.span, factor, most=45):
@@ -62,8 +64,9 @@ def _places(window: Window, *, least: float, stride: float, factor: float = 1.5)
         cells = np.floor((window.x - window.x[0]) / step)
         beside = 0 if step < window.gap else 1 if width < 0.1 * window.span else 3
         cells = np.unique(np.add.outer(cells, np.arange(-beside, beside + 1)))
-        centers.append(window.x[0] + (cells + 0.5) * step)
-        widths.append(np.full(len(cells), width))
+        beyond = np.array(outside) * width
+        centers.append(np.concatenate([window.x[0] + (cells + 0.5) * step, window.x[0] - beyond, window.x[-1] + beyond]))
+        widths.append(np.full(len(centers[-1]), width))
     return np.concatenate(centers), np.concatenate(widths)
 
 
@@ -115,16 +118,15 @@ PSEUDO_VOIGT = Scan(("amplitude",), _pseudo_voigt, PEAK_MOVES | {"fraction": Mov
 
 def _skewed(window: Window) -> Mapping[str, Floats]:
     centers, widths = _places(window, least=1.0, stride=1.0, factor=1.7)
-    return _crossed({"center": centers, "sigma": widths}, "gamma", (1.0, -1.0, 4.0, -4.0))
+    return _crossed({"center": centers, "sigma": widths}, "gamma", (1.0, -1.0, 4.0, -4.0, 12.0, -12.0))
 
 
-SKEWED = Scan(
-    ("amplitude",), _skewed, PEAK_MOVES | {"gamma": Move(0.7, lambda values, window: max(1.0, abs(values["gamma"]) / 2))}
-)
+SKEW_MOVE = Move(0.7, lambda values, window: max(1.0, abs(values["gamma"]) / 2))
+SKEWED = Scan(("amplitude",), _skewed, PEAK_MOVES | {"gamma": SKEW_MOVE}, branch="gamma")
 
 
 def _steps(window: Window) -> Mapping[str, Floats]:
-    centers, widths = _places(window, least=0.3, stride=0.8)
+    centers, widths = _places(window, least=0.3, stride=0.8, outside=(2.0, 4.0, 7.0, 11.0))
     return {"center": np.tile(centers, 2), "sigma": _both(widths)}
 
 

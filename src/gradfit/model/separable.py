@@ -68,6 +68,8 @@ class Scan:
         Where the formula is defined: ``x >= domain`` or, if ``open``, ``x > domain``.
     screen
         A cheaper function of the same parameters, near enough for the scan.
+    branch
+        A parameter from each of whose candidates a descent should begin: curves too alike to be told apart lead to other minima.
     sampled
         Many points are thinned, not averaged: an average of a wave is none.
     """
@@ -79,6 +81,7 @@ class Scan:
     domain: float = -math.inf
     open: bool = False
     screen: Callable[..., Any] | None = None
+    branch: str | None = None
     sampled: bool = False
 
 

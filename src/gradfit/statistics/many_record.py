@@ -61,6 +61,8 @@ class ManyRecord:
         where nothing was fitted; or None where that is not known.
     model, method, loss_name, engine, engine_reason
         What was fitted, and how.
+    beginning
+        Where fits began that were given no start, in a sentence; "" where there is nothing to say.
     """
 
     names: tuple[str, ...]
@@ -83,6 +85,7 @@ class ManyRecord:
     loss_name: str = "squared"
     engine: str = "native"
     engine_reason: str = ""
+    beginning: str = ""
 
     @classmethod
     def empty(cls, count: int, names: tuple[str, ...], *, covariance: bool, validation: bool, **said: object) -> ManyRecord:
