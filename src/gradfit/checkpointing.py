@@ -113,6 +113,8 @@ def _work(job: Job, *, model: Any, loss: Any, f_scale: float | None, tied: Mappi
         "seed": str(job.seed),
         "start from neighbours": str(job.neighbour),
     }
+    if job.tables.waiting:
+        said["without a start"] = ", ".join(job.tables.waiting)
     for name, function in functions.items():
         if function is None or isinstance(function, str):
             said[name] = str(function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from gradfit.data.held_out import HeldOut
 from gradfit.drivers.batched import run
 from gradfit.drivers.single import ended_at, fit_one
 from gradfit.errors import DataError, GradfitError
+from gradfit.many_starting import ManyStarter
 from gradfit.methods.evaluating import mean_squares
 from gradfit.methods.lanes import serves
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
@@ -29,6 +31,7 @@ from gradfit.model.ties import not_fixed, with_tied
 from gradfit.statistics.batch import at_bound, errors, errors_of_loss
 from gradfit.statistics.covariance import propagate_each
 from gradfit.statistics.many_record import ManyRecord
+from gradfit.statistics.record import GIVEN
 from gradfit.statistics.summary import Fitted, Setting
 from gradfit.typing import Floats, Missing
 
@@ -105,6 +108,15 @@ class Job:
         assert isinstance(self.method, LevenbergMarquardt)
         return Limits(self.method.max_steps, self.method.radius, self.dtype == torch.float32)
 
+    @cached_property
+    def starter(self) -> ManyStarter:
+        """Finds where fits begin that were given no start."""
+        radius = self.method.radius if isinstance(self.method, LevenbergMarquardt) else 1.0
+        return ManyStarter(
+            self.kernel, self.parameters, self.tables, self.batch, self.method, self.seed, radius, self.compiled or self.in_lanes,
+            self.held_out is not None,
+        )  # fmt: skip
+
     @property
     def spread(self) -> float | None:
         """Standard deviation of a residual in units of sigma, where it is known."""
@@ -138,7 +150,7 @@ class Job:
             shapes={name: known.shape(name) for name in known.names}, fixed=self.tables.fixed_values(known), keys=self.keys,
             model=self.model.label, data_names=self.model.data_names, target=self.batch.target_name, method=self.method.name,
             loss_name=self.measure.name, engine=getattr(self.kernel, "engine", "none"),
-            engine_reason=getattr(self.kernel, "reason", "no fit could be made"),
+            engine_reason=getattr(self.kernel, "reason", "no fit could be made"), beginning=self.starter.beginning.text,
         )  # fmt: skip
 
     def run(self, *, covariance: bool, threads: int, progress: bool | None) -> tuple[ManyRecord, bool]:
@@ -172,10 +184,15 @@ class Job:
                 'missing="drop" to leave such rows out.'
             )
         parts = [self.tables.part(name, begin, end) for name in ("lowers", "uppers", "fixed")]
-        starts = Starts(self.tables.theta(begin, end), *parts)
+        theta, waits = self.tables.theta(begin, end)
+        starts = Starts(theta, *parts, waits)
         if self.held_out is None:
             return block, None, starts
         return *self.held_out.part(block, begin), starts
+
+    def begun(self, block: Block, starts: Starts) -> Starts:
+        """Give the starts of a block with those found that nobody gave."""
+        return self.starter.begun(block, starts, lambda place: self._put(block, None, starts, place))
 
     def fit(self, block: Block, held: Block | None, starts: Starts, *, covariance: bool) -> ManyRecord:
         """Make the fits of a block."""
@@ -198,7 +215,8 @@ class Job:
             if leading:
                 ends = found.values[leaders]
                 led = found.success[leaders] & ((ends >= begun.lower) & (ends <= begun.upper)).all(axis=1)
-                begun = replace(begun, theta=np.where(led[:, None], ends, begun.theta))
+                waits = None if begun.open is None else begun.open & ~led
+                begun = replace(begun, theta=np.where(led[:, None], ends, begun.theta), open=waits)
             found.put(places, self._chosen(block, held, begun, places, covariance=covariance))
             lost = places[led & ~found.success[places]]
             if lost.size:
@@ -214,6 +232,7 @@ class Job:
         """Make the fits; gives free numbers only."""
         found = self._empty(block.count, covariance=covariance)
         found.n[:] = block.sizes
+        starts = self.begun(block, starts)
         if self.compiled:
             self._compiled(found, block, held, starts)
         else:
@@ -360,4 +379,5 @@ class Job:
         )
         assert data is not None
         kernel: Any = replace(self.kernel.on(data), parameters=known)  # type: ignore[arg-type]
-        return kernel, Setting(self.model, known, data, validation, self.method, self.absolute, data.dropped)
+        beginning = GIVEN if starts.open is None or not starts.open[place] else self.starter.beginning
+        return kernel, Setting(self.model, known, data, validation, self.method, self.absolute, data.dropped, beginning)

@@ -42,6 +42,7 @@ class Repeats:
         """Make one fit by itself, from its start; where that leads elsewhere, from where it ended in the batch."""
         job = self.job
         block, held, starts = job.read(fit, fit + 1)
+        starts = job.begun(block, starts)
         theta = self._free(values)
         there = replace(starts, theta=theta[None])
         inside = ((theta >= starts.lower) & (theta <= starts.upper)).all() and np.isfinite(theta).all()
@@ -216,7 +217,7 @@ class Retried(Repeats):
             return best
         drawn = self._drawn()
         for number in range(self.starts - 1):
-            tables = replace(job.tables, starts=list(np.ascontiguousarray(drawn[:, number].T)), earlier=[])
+            tables = replace(job.tables, starts=list(np.ascontiguousarray(drawn[:, number].T)), earlier=[], waiting=())
             other, _ = replace(job, tables=tables).run(covariance=covariance, threads=worker_count(None), progress=None)
             better = improved(best, other)
             best.put(better, other.part(better))
@@ -231,7 +232,8 @@ class Retried(Repeats):
     def _drawn(self) -> Floats:
         """Starts around the given ones, (count, starts - 1, p)."""
         tables, count = self.job.tables, len(self.places)
-        given = tables.theta(0, count)[:, None, :]
+        blocks = ((block, starts) for block, _, starts in map(lambda cut: self.job.read(*cut), self.job.blocks(self.job.block_size)))
+        given = np.concatenate([self.job.begun(block, starts).theta for block, starts in blocks])[:, None, :]
         lower, upper = (np.broadcast_to(tables.part(side, 0, count), given[:, 0].shape)[:, None] for side in ("lowers", "uppers"))
         shape = (self.starts - 1, given.shape[2])
         normal, even = np.empty((count, *shape)), np.empty((count, *shape))

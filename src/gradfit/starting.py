@@ -30,7 +30,7 @@ MOST_SEARCHED = 50  # free numbers: in more dimensions no number of points fills
 MOST_KNOWN = 128  # models whose roles are kept
 POLISHED = 8  # ends that are followed as far as the method goes
 MOST_JUDGED, MOST_FOLLOWED = 512, 1 << 14  # rows by which candidates are judged, and by which starts are followed
-MANY_DRAWN, FEW_ROWS = 4, 64  # candidates for each start that is followed, and the rows that judge them
+MANY_DRAWN, FEW_ROWS = 4, 128  # candidates for each start that is followed, and the rows that judge them
 MOST_STARTS = 100_000
 KNOWN_ROLES: dict[tuple[str, tuple[str, ...]], dict[str, Role]] = {}
 
@@ -212,7 +212,7 @@ class Starter:
         kernel = kernel if rows is self.data else kernel.on(rows)
         waiting = unstarted(kernel.parameters)
         held = np.array([bool(waiting) and name not in waiting for name in kernel.parameters.owners], dtype=bool)
-        return Ground(kernel, rows, None if _is_implicit(data) else _roles(kernel), held)
+        return Ground(kernel, rows, None if _is_implicit(data) else roles_of(kernel), held)
 
 
 def _is_implicit(data: Dataset) -> bool:
@@ -220,7 +220,7 @@ def _is_implicit(data: Dataset) -> bool:
     return data.sigma_x is not None and data.sigma is not None and not data.sigma.all()
 
 
-def _roles(kernel: AnyKernel) -> dict[str, Role] | None:
+def roles_of(kernel: AnyKernel) -> dict[str, Role] | None:
     """Read the roles of a model's numbers, once for a compiled model; None where it is no graph."""
     key = (kernel.code.prediction.text, kernel.parameters.free_elements) if isinstance(kernel, NativeKernel) else None
     if key is not None and key in KNOWN_ROLES:

@@ -322,6 +322,16 @@ class ChosenBatch:
         return joined(parts)
 
 
+def common(batch: Batch) -> tuple[bool, bool]:
+    """Whether all data sets have the same inputs and weights, but for missing rows; and whether the latter differ by a factor at most."""
+    whole = batch.whole if isinstance(batch, ChosenBatch) else batch
+    if not isinstance(whole, DenseBatch) or any(column.ndim > 1 for column in whole.columns):
+        return False, False
+    shape = () if whole.sigma is None else np.shape(whole.sigma)
+    scaled = len(shape) == 2 and shape[1] == 1
+    return len(shape) < 2 or scaled, scaled
+
+
 def cuts(batch: Batch, most: int, rows: int) -> list[tuple[int, int]]:
     """Cut data sets into blocks of ``most`` at most, each padded to the longest beside it, of so many rows in all, or one data set."""
     offsets = getattr(batch, "offsets", None)

@@ -217,12 +217,12 @@ def projected(residual: Floats, slopes: Floats) -> tuple[Floats, Floats]:
         size = np.sqrt(np.einsum("ikn,ikn->ik", slopes, slopes))
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
         units = slopes / size[:, :, None]
-        normal = np.einsum("ikn,iln->ikl", units, units) + RIDGE * k * np.eye(k)
-        aim = -np.einsum("ikn,in->ik", units, residual)
+        normal = units @ units.transpose(0, 2, 1) + RIDGE * k * np.eye(k)
+        aim = -(units @ residual[:, :, None])[:, :, 0]
         lost |= ~(np.isfinite(normal).all(axis=(1, 2)) & np.isfinite(aim).all(axis=1))
         normal[lost], aim[lost] = np.eye(k), 0.0
         solved = np.linalg.solve(normal, aim[:, :, None])[:, :, 0]
-        rest = residual + np.einsum("ik,ikn->in", solved, units)
+        rest = residual + (solved[:, None, :] @ units)[:, 0]
         total = np.einsum("in,in->i", rest, rest)
     total[lost | ~np.isfinite(total)] = math.inf
     return solved / size, total

@@ -107,8 +107,8 @@ class StartSearch:
         of the weights where these are ``scaled``.
     seed
         Of the points.
-    limits
-        What a fit may take.
+    radius
+        Of the first step of a fit.
     """
 
     kernel: NativeKernel
@@ -117,7 +117,7 @@ class StartSearch:
     shared: bool
     scaled: bool
     seed: int
-    limits: Limits
+    radius: float
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -161,10 +161,10 @@ class StartSearch:
 
     # --- the search ---------------------------------------------------------------------------------------------------
 
-    def begun(self, block: Block, starts: Starts, wanted: np.ndarray) -> Starts:
-        """Give the starts with those of some fits, (count,) bool, found; a fit that nothing can be found for keeps its own."""
+    def begun(self, block: Block, starts: Starts) -> Starts:
+        """Give the starts with those of the open fits found; a fit that nothing can be found for keeps its own."""
         theta = np.array(starts.theta)
-        sound = np.flatnonzero(wanted & (unfit(block, starts) == NOT_DONE))
+        sound = np.flatnonzero((unfit(block, starts) == NOT_DONE) & starts.open)
         for places, some in self._pieces(block, sound):
             theta[places] = self._found(some, starts.chosen(places))
         return replace(starts, theta=theta)
@@ -212,7 +212,7 @@ class StartSearch:
             fits, nth, theta = going[fits], at + nth, theta[there]
             some, own = block.chosen(fits), starts.chosen(fits)
             self._project(some, own, theta[:, None])
-            short = fit_block(self.kernel, some, replace(own, theta=theta), Limits(STEPS, self.limits.radius, careful=False))
+            short = fit_block(self.kernel, some, replace(own, theta=theta), Limits(STEPS, self.radius, careful=False))
             begun[fits, nth], ends[fits, nth] = theta, short.theta
             total[fits, nth] = np.where(np.isfinite(short.sum) & np.isfinite(short.theta).all(axis=1), short.sum, math.inf)
             converged[fits, nth] = short.status == CONVERGED
@@ -234,7 +234,7 @@ class StartSearch:
         left = np.setdiff1d(np.flatnonzero(~converged[each, place]), lost)
         left = left[converged[left].any(axis=1)]
         if left.size and self.kernel.loss_kind == "least_squares":
-            whole = fit_block(self.kernel, block.chosen(left), replace(starts.chosen(left), theta=best[left]), self.limits)
+            whole = fit_block(self.kernel, block.chosen(left), replace(starts.chosen(left), theta=best[left]), Limits(radius=self.radius))
             arrived = np.where(converged[left], total[left], math.inf)
             failed = left[whole.status != CONVERGED]
             other = arrived.argmin(axis=1)[whole.status != CONVERGED]
@@ -331,7 +331,8 @@ class StartSearch:
         words, strides, kept = evaluating.contexts(block, n, starts.fixed)
         places = np.flatnonzero(self.linear)
         theta[:, :, places] = 0.0
-        limits = np.stack([np.broadcast_to(side, (count, p)) for side in (starts.lower, starts.upper)], axis=1)
+        limits = np.empty((count, 2, p))
+        limits[:, 0], limits[:, 1] = starts.lower, starts.upper
         system, small, results = np.empty((p + 1, n)), np.empty((len(places), len(places) + 1)), np.empty((count, each))
         arrays = [theta, words, strides, limits, places, system, small, results]
         job = np.array([n, p, count, each, len(words), len(places), address_of(words), *map(address_of, arrays)], dtype=np.int64)
