@@ -48,8 +48,10 @@ def check_multistart(multistart: object) -> None:
         raise OptionError(f"multistart is {multistart!r}; expected how many starts to try, a whole number from 1 to {MOST_STARTS}.")
 
 
-def guessed(model: Model, known: Parameters, data: Dataset) -> list[Parameters]:
+def guessed(model: Model, known: Parameters, data: Dataset, *, refined: bool = False) -> list[Parameters]:
     """Give parameters that begin where a lineshape guesses, the best guess first; none where the model is no lineshape.
+
+    What is not refined does for short fits from each.
 
     Raises
     ------
@@ -62,7 +64,8 @@ def guessed(model: Model, known: Parameters, data: Dataset) -> list[Parameters]:
     told = {name: float(known.specs[name].start) for name in shape.parameters if name not in waiting and known.specs[name].tied is None}
     bounds = {name: (known.specs[name].lower, known.specs[name].upper) for name in waiting}
     sigma = data.sigma if data.sigma is not None and (data.sigma > 0).all() else None
-    starts = shape.starts(data.columns[shape.variable], data.target, sigma, known=told, count=GUESSES, bounds=bounds)
+    x = data.columns[shape.variable]
+    starts = shape.starts(x, data.target, sigma, known=told, count=GUESSES, bounds=bounds, refined=refined)
     return [known.started({name: start[name] for name in waiting}) for start in starts]
 
 

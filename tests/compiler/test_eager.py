@@ -218,7 +218,7 @@ def test_a_model_that_raises_on_the_way_stops_there_and_is_quoted():
 
 
 def test_a_start_without_a_finite_value_is_a_result_that_says_so():
-    fit = gradfit.fit(lambda x, a, b: a * torch.log(-b * x), X, Y, on_failure="ignore")
+    fit = gradfit.fit(lambda x, a, b: a * torch.log(-b * x), X, Y, start=[1.0, 1.0], on_failure="ignore")
     assert fit.status == "not_finite"
 
 

@@ -42,7 +42,7 @@ def starts(count: int, lower: Floats = -OPEN, upper: Floats = OPEN) -> Starts:
 
 
 def careful(kernel: NativeKernel, block: Block, begin: Starts) -> many.Ends:
-    return many._careful(kernel, block, begin, Limits())
+    return many.careful(kernel, block, begin, Limits())
 
 
 def away(ours: many.Ends, theirs: many.Ends, block: Block) -> float:

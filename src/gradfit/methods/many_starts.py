@@ -30,8 +30,8 @@ from gradfit.methods.many import CONVERGED, NOT_DONE, Limits, Starts, fit_block,
 from gradfit.methods.solving import ONE_MORE, P, algorithm_object
 from gradfit.typing import Floats
 
-CANDIDATES = (1, 256, 256, 512, 1024)  # by how many numbers are drawn: more for more
-FOR_EACH_ROW, MOST_CANDIDATES = 8, 2048  # where a frequency is drawn, more rows tell more of them apart
+CANDIDATES = (1, 128, 128, 256, 1024)  # by how many numbers are drawn: more for more
+FOR_EACH_ROW, MOST_CANDIDATES = 4, 2048  # where a frequency is drawn, more rows tell more of them apart
 TURN = 2 * math.pi
 FOLLOWED = (2, 2, 4, 8)  # candidates of each round
 STEPS = 24  # of a short fit
@@ -41,7 +41,7 @@ NOTHING_LEFT = 1e-20  # of the signal: a sum of squares that is rounding
 MOST_JUDGED = 512  # rows by which candidates are judged and followed
 SHARED_AT_ONCE, OWN_AT_ONCE, PRODUCT_AT_ONCE = 4096, 256, 512  # fits
 DIGITS = 24  # binary ones of a candidate: how a power is rounded may depend on how numbers lie in memory
-COARSE = 2.0**30  # steps in which squares are compared: products of matrices round by their shapes
+COARSE, NOWHERE = 2.0**28, 2**31 - 1  # steps in which squares are compared: products of matrices round by their shapes
 INDEPENDENT = 1e-10  # of the largest: singular values of a basis
 
 PROJECT_ALL = Entry(
@@ -63,14 +63,14 @@ class Candidates:
     theta
         (1, candidates, p) for all, or (count, candidates, p); linear numbers are 0.
     plain
-        Which have no negative sizes, (candidates,): a width is rather positive.
+        How many, the first ones, have no negative sizes: a width is rather positive.
     left
-        Share of the squares that is left, (count, candidates); infinite where the model has no value.
+        Share of the squares that is left, in steps of 1 / COARSE, (count, candidates) int32; NOWHERE where the model has no value.
     """
 
     theta: Floats
-    plain: np.ndarray
-    left: Floats
+    plain: int
+    left: np.ndarray
 
     def taken(self, fits: np.ndarray, most: int, *, first: bool) -> tuple[Floats, np.ndarray]:
         """Take the best of some fits that were not taken yet; gives theta (fits, most, p), and which there are, (fits, most).
@@ -78,15 +78,17 @@ class Candidates:
         The first of all is one without negative sizes, unless there is none.
         """
         theta, there = np.empty((len(fits), most, self.theta.shape[2])), np.empty((len(fits), most), dtype=bool)
+        left = self.left if len(fits) == len(self.left) else self.left[fits]  # most often all, which need no copy
+        each = np.arange(len(fits))
         for place in range(most):
-            left = self.left[fits]
-            if first and place == 0:
-                plain = np.where(self.plain, left, math.inf)
-                left = np.where(np.isfinite(plain).any(axis=1)[:, None], plain, left)
             best = left.argmin(axis=1)
-            there[:, place] = np.isfinite(left[np.arange(len(fits)), best])
+            if first and place == 0 and self.plain:
+                plain = left[:, : self.plain].argmin(axis=1)
+                best = np.where(left[each, plain] < NOWHERE, plain, best)
+            there[:, place] = left[each, best] < NOWHERE
             theta[:, place] = self.theta[0, best] if len(self.theta) == 1 else self.theta[fits, best]
-            self.left[fits, best] = math.inf
+            left[each, best] = NOWHERE
+        self.left[fits] = left
         return theta, there
 
 
@@ -249,17 +251,18 @@ class StartSearch:
         few = np.arange(1 if common else block.count)
         theta, plain = self._drawn(block.chosen(few), starts.chosen(few))
         if not self.searched.size:
-            return Candidates(theta, plain, np.zeros((block.count, 1)))
+            return Candidates(theta, plain, np.zeros((block.count, 1), dtype=np.int32))
         bounded = any(np.isfinite(side[..., self.linear]).any() for side in (starts.lower, starts.upper))
         if common and not bounded:
             left = self._in_one_product(block, starts, theta[0])
         else:
-            whole = np.array(np.broadcast_to(theta, (block.count, *theta.shape[1:])))
-            left = _share(self._project(block, starts, whole), block.squares)
-        return Candidates(theta, plain, np.round(left * COARSE))
+            whole = np.array(np.broadcast_to(theta, (block.count, *theta.shape[1:])), order="C")
+            with np.errstate(all="ignore"):
+                left = _stepped(self._project(block, starts, whole) / block.squares[:, None])
+        return Candidates(theta, plain, left)
 
-    def _drawn(self, block: Block, starts: Starts) -> tuple[Floats, np.ndarray]:
-        """Draw candidates for each fit of a block, (count, candidates, p), linear numbers 0, and say which have no negative sizes.
+    def _drawn(self, block: Block, starts: Starts) -> tuple[Floats, int]:
+        """Draw candidates for each fit of a block, (count, candidates, p), linear numbers 0; the first so many have no negative sizes.
 
         Half of them have none. In half of all, a rate is one of evenly spaced frequencies, up to the highest that the points tell from a
         lower one, and a number without unit an angle.
@@ -269,7 +272,7 @@ class StartSearch:
         theta[:, :, self.linear] = 0.0
         plain = np.ones(number, dtype=bool)
         if not places.size:
-            return theta, plain
+            return theta, number
         points, index = cube(len(places), 0, number, self.seed), np.arange(number)
         names = self.kernel.base.model.data_names
         scales = {
@@ -294,11 +297,11 @@ class StartSearch:
             values = within(share, lower, upper, values)
             if not role.column:
                 plain &= np.asarray(np.atleast_2d(values)[0] >= 0)
-            theta[:, :, place] = _rounded(values)
-        return np.clip(theta, *(np.expand_dims(np.atleast_2d(side), 1) for side in (starts.lower, starts.upper))), plain
+            theta[:, :, place] = np.clip(_rounded(values), lower, upper)
+        return theta[:, np.argsort(~plain, kind="stable")], int(plain.sum())
 
-    def _in_one_product(self, block: Block, starts: Starts, theta: Floats) -> Floats:
-        """Share of the squares that is left of all fits at all of their common candidates, (candidates, p): (count, candidates)."""
+    def _in_one_product(self, block: Block, starts: Starts, theta: Floats) -> np.ndarray:
+        """Share of the squares that is left of all fits at all of their common candidates, (candidates, p), as `Candidates` has it."""
         number, n = len(theta), block.target.shape[1]
         weight = block.weight if block.weight is not None and block.weight.ndim == 1 else None
         zeros = Block(block.columns, np.zeros((number, n)), weight, np.full(number, n), np.full(number, FINE), np.zeros(number))
@@ -308,21 +311,29 @@ class StartSearch:
         offset, slopes = np.where(lost[:, None], 0.0, offset), np.where(lost[:, None, None], 0.0, slopes)
         basis = _orthonormal(slopes)
         k = basis.shape[1]
-        table = np.ascontiguousarray(np.concatenate([basis.reshape(number * k, n), offset]).T)
-        moved, norms = np.einsum("ikn,in->ik", basis, offset), np.einsum("in,in->i", offset, offset)
-        total = np.empty((block.count, number))
+        rows = [*basis.swapaxes(0, 1), offset] if offset.any() else list(basis.swapaxes(0, 1))
+        table = np.ascontiguousarray(np.concatenate([*rows, np.empty((0, n))]).T)
+        moved, norms = np.einsum("ikn,in->ki", basis, offset), np.einsum("in,in->i", offset, offset)
+        left = np.empty((block.count, number), dtype=np.int32)
         for begin in range(0, block.count, PRODUCT_AT_ONCE):
             part = slice(begin, begin + PRODUCT_AT_ONCE)
             target = block.target[part].astype(np.float64, copy=False)
             white = target if weight is None else target * weight
-            product = white @ table
-            along = product[:, : number * k].reshape(-1, number, k) - moved
-            explained = np.einsum("imk,imk->im", along, along)
-            square = np.einsum("in,in->i", white, white)
-            rest = square[:, None] - 2 * product[:, number * k :] + norms - explained
-            total[part] = _share(np.maximum(rest, 0.0), square)
-        total[:, lost] = math.inf
-        return total
+            with np.errstate(all="ignore"):
+                size = np.sqrt(np.einsum("in,in->i", white, white))[:, None]
+                product = (white / size) @ table
+                rest = np.ones((len(target), number))
+                if offset.any():
+                    rest += norms / size**2 - 2 * product[:, k * number :] / size
+                for place in range(k):
+                    along = product[:, place * number : (place + 1) * number]
+                    if offset.any():
+                        along -= moved[place] / size
+                    along *= along
+                    rest -= along
+                left[part] = _stepped(rest)
+        left[:, lost] = NOWHERE
+        return left
 
     def _project(self, block: Block, starts: Starts, theta: Floats) -> Floats:
         """Fill in the linear numbers of points of each fit, (count, each, p); gives the sums of squares there, (count, each)."""
@@ -338,7 +349,7 @@ class StartSearch:
         job = np.array([n, p, count, each, len(words), len(places), address_of(words), *map(address_of, arrays)], dtype=np.int64)
         self.kernel.code.linked("gf_project_all", weighted=block.weight is not None, algorithm=_object).call(address_of(job))
         del kept
-        return np.where(np.isfinite(results), results, math.inf)
+        return np.where(np.isnan(results), math.inf, results)
 
 
 def _agreed(total: Floats, converged: np.ndarray, rounding: Floats) -> np.ndarray:
@@ -357,11 +368,14 @@ def _lowest(ends: Floats, total: Floats, converged: np.ndarray, rounding: Floats
     return np.asarray(worth.argmin(axis=1))
 
 
-def _share(rest: Floats, square: Floats) -> Floats:
-    """Give sums of squares, (count, candidates), as shares of that of each fit's target; 0 of no squares."""
-    with np.errstate(all="ignore"):
-        share = rest / square[:, None]
-    return np.where(np.isfinite(share), share, np.where(np.isfinite(rest), 0.0, math.inf))
+def _stepped(share: Floats) -> np.ndarray:
+    """Give shares of squares as whole numbers of steps; no share, of a target without squares, counts as 0."""
+    share *= COARSE
+    np.rint(share, out=share)
+    np.clip(share, 0.0, NOWHERE - 1.0, out=share)
+    if not np.isfinite(share.sum()):
+        share[np.isnan(share)] = 0.0
+    return share.astype(np.int32)
 
 
 def _orthonormal(slopes: Floats) -> Floats:
@@ -376,9 +390,10 @@ def _orthonormal(slopes: Floats) -> Floats:
 
 
 def _rounded(values: Floats) -> Floats:
-    """Round numbers to so many digits."""
-    mantissa, exponent = np.frexp(values)
-    return np.asarray(np.ldexp(np.round(mantissa * 2.0**DIGITS) * 2.0**-DIGITS, exponent))
+    """Round numbers to so many binary digits."""
+    dropped = 52 - DIGITS
+    bits = np.ascontiguousarray(values).view(np.int64)
+    return ((bits + (1 << (dropped - 1))) >> dropped << dropped).view(np.float64)
 
 
 @functools.cache

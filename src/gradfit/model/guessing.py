@@ -2,7 +2,7 @@ r"""Guesses of parameters from data: scan over the nonlinear parameters, project
 
 A shape that is linear in some parameters is, for given values of the others, a linear model: the best linear parameters and the sum
 of squares follow in closed form. So only the others are scanned, over candidates that the shape makes from the data
-(:mod:`gradfit.model.scans`), and the sum of squares ranks them. Around the best few the scan is repeated on finer grids, and a few Gauss-Newton steps go down from there.
+(:mod:`gradfit.model.scans`), and the sum of squares ranks them. From the best few Gauss-Newton steps go down, side by side.
 
 A sum is made term by term (orthogonal matching pursuit): what has no nonlinear parameter is always in the basis; of the other terms
 that candidate enters which lowers the sum of squares most, all linear parameters projected anew; then each term is chosen again given the rest.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradfit.errors import DataError, ParameterError, unknown
-from gradfit.model.projection import FLAT, projected, unit, without
+from gradfit.model.projection import FLAT, along, curves, directions, unit, without
 from gradfit.model.separable import Leaf, Node, SumNode, has_offset, tree
 from gradfit.model.window import Window, prepared
 from gradfit.typing import Floats
@@ -37,12 +37,10 @@ Values = dict[str, Any]  # nonlinear parameters by name: numbers, or (G,) of can
 FEW = 4  # starts that are refined where one is asked for
 DRAWS = 12  # of the other factors, where one factor of a product is scanned
 SWEEPS = 2  # in which each term is chosen again given the others
-ROUNDS = 10  # of ever finer grids
-FINEST = 2.0**-2  # of the scan's own step
-DESCENTS = 12  # Gauss-Newton steps to the minimum
+DESCENTS, RACED = 16, 4  # Gauss-Newton steps to the minimum; after how many only the lowest go on
 DAMPINGS = (0.0, 1e-3, 3e-2, 1.0)
 PROBE = 1e-3  # steps of the scan over which a derivative is taken
-ENOUGH = 1e-10  # of the sum of squares: a smaller gain ends the descent
+ENOUGH = 1e-5  # of the sum of squares: a smaller gain ends the descent
 MOST_NUMBERS = 4_000_000  # evaluated at once
 LOOKED_AT = 200  # best candidates among which distinct ones are sought
 SAME = 1e-3  # relative difference between starts that are one
@@ -63,6 +61,7 @@ def starts(
     known: Mapping[str, float] | None,
     bounds: Bounds | None,
     count: int,
+    refined: bool = True,
 ) -> list[dict[str, float]]:
     """Give up to ``count`` distinct guesses, the best first; see :meth:`gradfit.model.lineshape.Lineshape.guess`."""
     fixed = {name: float(spec.start) for name, spec in lineshape.specs.items() if spec.start is not None} | _numbers(
@@ -73,7 +72,7 @@ def starts(
     node = tree(lineshape, fixed, limits)
     _check(node, lineshape, window, fixed)
     window = window.thinned(sampled=any(leaf.scan.sampled for leaf in node.leaves))
-    found = _Search(node, window).run(count)
+    found = _Search(node, window).run(count, refined=refined)
     results = []
     for values in found:
         clipped = {name: min(max(values[name], limits[name][0]), limits[name][1]) for name in values}
@@ -139,27 +138,41 @@ class _Picked:
     values: Values
 
 
-def _around(count: int) -> Floats:
-    """Give a small grid of steps, no step first: every combination, or for many parameters a step along each axis."""
-    steps = np.array(sorted(itertools.product((0, -1, 1), repeat=count), key=np.count_nonzero), dtype=float)
-    return steps if count <= 3 else steps[: 2 * count + 1]
-
-
 def _unlike_curves(curves: Floats, count: int) -> list[int]:
     """Of unit curves, the best first, choose some that differ: a few that lie near each other, then such as lie apart."""
-    kept = [0]
+    overlap = np.abs(curves @ curves.T)
+    kept, nearest = [0], overlap[0]
     for alike, most in ((ALIKE, min(count, FEW)), (ELSEWHERE, count)):
-        for place in range(1, len(curves)):
-            if len(kept) >= most:
-                break
-            if np.abs(curves[kept] @ curves[place]).max() < alike:
-                kept.append(place)
+        while len(kept) < most and (left := np.flatnonzero(nearest < alike)).size:
+            kept.append(int(left[0]))
+            nearest = np.maximum(nearest, overlap[left[0]])
     return kept
 
 
 def _same(values: Mapping[str, float], others: Mapping[str, float], within: float) -> bool:
     """Whether two picks are one."""
     return all(math.isclose(value, others[name], rel_tol=within) for name, value in values.items())
+
+
+def _lowest(picks: Sequence[_Picked], count: int) -> list[_Picked]:
+    """Give the lowest ``count`` picks that differ."""
+    kept: list[_Picked] = []
+    for picked in sorted(picks, key=lambda each: each.cost):
+        if len(kept) < count and not any(_same(picked.values, known.values, SAME) for known in kept):
+            kept.append(picked)
+    return kept
+
+
+def _steps_down(slopes: Floats, residual: Floats) -> Floats:
+    """Give Gauss-Newton steps of several dampings, (K, S, q), from slopes, (K, q, n), and residuals, (K, n): none longer than a step of the scan."""
+    with np.errstate(all="ignore"):
+        matrix, gradient = np.nan_to_num(slopes @ slopes.swapaxes(1, 2)), np.nan_to_num(slopes @ residual[..., None])
+        sizes, axes = np.linalg.eigh(matrix)
+        largest = sizes[:, -1:]
+        damped = sizes[:, None] + np.multiply.outer(largest, DAMPINGS).swapaxes(1, 2)
+        inverse = np.where(damped > FLAT * largest[:, None], 1 / damped, 0.0)
+        steps = -((axes.swapaxes(1, 2) @ gradient).swapaxes(1, 2) * inverse) @ axes.swapaxes(1, 2)
+        return np.asarray(steps / np.maximum(1.0, np.abs(steps).max(axis=2, keepdims=True)))
 
 
 class _Search:
@@ -174,23 +187,14 @@ class _Search:
 
     # The steps of the search, in their order.
 
-    def run(self, count: int) -> list[dict[str, float]]:
-        """Give up to ``count`` guesses, the best first."""
-        together = [self._completed(begun) for begun in self._next({}, self.moving, self._still, count)]
-        gridded: list[_Picked] = []
-        for picked in sorted(map(self._gridded, together), key=lambda each: each.cost):
-            if not any(_same(picked.values, known.values, ALREADY) for known in gridded):
-                gridded.append(picked)
-        finished = [self._descended(picked) for picked in gridded]
+    def run(self, count: int, *, refined: bool) -> list[dict[str, float]]:
+        """Give up to ``count`` guesses, the best first; without refinement every candidate from which a fit should begin."""
+        begun = [self._completed(each) for each in self._next({}, self.moving, self._still, count)]
+        finished = self._descended(begun, count) if refined else self._branched(begun)
         if len(self.moving) > 1:
             finished.append(self._one_by_one())
-        finished = sorted((each for each in finished if math.isfinite(each.cost)), key=lambda each: each.cost)
-        results: list[dict[str, float]] = []
-        for each in finished:
-            values = each.values | self._linear(each.values)
-            if not any(_same(values, known, SAME) for known in results):
-                results.append(values)
-        return results[:count]
+        finished = _lowest(finished, count if refined else len(finished))
+        return [each.values | linear for each, linear in zip(finished, self._linear(finished, screen=not refined), strict=True)]
 
     @property
     def _still(self) -> list[int]:
@@ -213,10 +217,9 @@ class _Search:
         picked = _Picked(math.inf, {})
         while rest := [k for k in self.moving if k not in self._placed(picked.values)]:
             others = [*self._still, *self._placed(picked.values)]
-            (again,) = min(
-                (self._place(k, picked.values, others, 1) for k in self._unlike(rest)), key=lambda picks: picks[0].cost
-            )
-            picked = self._descended(self._gridded(again))
+            options = [self._place(k, picked.values, others, 1)[0] for k in self._unlike(rest)]
+            again = min(options, key=lambda each: each.cost)
+            picked = self._descended([again], 1)[0]
         return picked
 
     def _next(self, values: Values, rest: Sequence[int], others: Sequence[int], count: int) -> list[_Picked]:
@@ -273,7 +276,7 @@ class _Search:
     def _side(self, leaf: Leaf, rest: Floats, basis: Floats) -> tuple[dict[str, Floats], Floats, Floats]:
         """Give the best candidates of one of a pair, what of the rest lies along each, and their unit columns."""
         grid = self._grid(leaf)
-        _, columns = self._basis(leaf, leaf, grid, (0, len(next(iter(grid.values())))), True)
+        _, columns = self._basis(leaf, leaf, grid, (0, len(next(iter(grid.values())))))
         columns = without(np.nan_to_num(columns[:, 0], posinf=0.0, neginf=0.0), basis)
         length = np.linalg.norm(columns, axis=1)
         columns = columns / np.where(length > math.sqrt(FLAT), length, np.inf)[:, None]
@@ -311,99 +314,90 @@ class _Search:
         """Scan one shape of a term; of the best candidates keep those whose curves differ."""
         grid = self._grid(leaf)
         basis = self._others(others, values)
-        cost, _ = self._scanned(k, values, grid, basis, whole=leaf, screen=True)
+        cost, _ = self._scanned(k, values, grid, basis, whole=leaf)
         order = np.argsort(cost, kind="stable")[:LOOKED_AT]
-        chosen = [order[0]]
+        chosen = order[:1]
         if count > 1:
             near = {name: column[order] for name, column in grid.items()}
-            _, fits = self._scanned(k, values, near, basis, screen=True, fits=True)
+            _, fits = self._scanned(k, values, near, basis, fits=True)
             fits /= np.maximum(np.linalg.norm(fits, axis=1, keepdims=True), np.finfo(float).tiny)
-            kept = _unlike_curves(fits[np.isfinite(cost[order])], count)
-            chosen = [order[place] for place in kept]
-            branch = leaf.scan.branch
-            if branch is not None and leaf.prefix + branch in grid:
-                column = grid[leaf.prefix + branch]
-                best = [int(np.argmin(np.where(column == value, cost, np.inf))) for value in np.unique(column)]
-                chosen = [*chosen, *(place for place in best if np.isfinite(cost[place]))]
+            chosen = order[_unlike_curves(fits[np.isfinite(cost[order])], count)]
         return [
             _Picked(float(cost[place]), values | {name: float(column[place]) for name, column in grid.items()})
             for place in chosen
         ]
 
-    def _gridded(self, picked: _Picked) -> _Picked:
-        """Repeat the scan around a pick, each shape in turn, on finer grids."""
-        placed = self._placed(picked.values)
-        leaves = [(k, leaf) for k in placed for leaf in self.terms[k].leaves if leaf.nonlinear]
-        if not leaves:
-            return picked
-        scale = 0.5
-        best = _Picked(math.inf, picked.values)
-        for _ in range(ROUNDS):
-            moved = False
-            for k, leaf in leaves:
-                others = [other for other in [*self._still, *placed] if other != k]
-                near = leaf.moved(best.values, scale * _around(len(leaf.nonlinear)), self.window)
-                cost, _ = self._scanned(k, best.values, near, self._others(others, best.values), screen=True)
-                place = int(np.argmin(cost))
-                if cost[place] < best.cost * (1 - ENOUGH):  # not along what changes nothing
-                    moved = moved or place > 0
-                    best = _Picked(float(cost[place]), best.values | {name: float(v[place]) for name, v in near.items()})
-            scale = scale if moved else scale / 2
-            if scale < FINEST:
-                break
-        return best
+    def _branched(self, picks: Sequence[_Picked]) -> list[_Picked]:
+        """Give picks, and others of nearly the same curve: the first branches of all shapes, the second ones, and so on."""
+        found = []
+        for picked in picks:
+            own = [leaf.branched(picked.values) for leaf in self._leaves(self._placed(picked.values))]
+            for place in range(max(map(len, own), default=1)):
+                branch = {name: value for branches in own for name, value in branches[min(place, len(branches) - 1)].items()}
+                found.append(_Picked(picked.cost, picked.values | branch))
+        return found
 
-    def _descended(self, picked: _Picked) -> _Picked:
-        """Go down in all nonlinear parameters together: Gauss-Newton steps on the projected residual, several dampings tried at once.
+    def _descended(self, picks: Sequence[_Picked], count: int) -> list[_Picked]:
+        """Go down from all picks and their branches side by side, after some steps from the lowest ``count`` only.
 
-        Derivatives are differences, in steps of the scan.
+        Gauss-Newton steps on the projected residual in all nonlinear parameters together, several dampings tried at once. Derivatives
+        are differences, in steps of the scan.
         """
-        terms = [*self._still, *self._placed(picked.values)]
-        leaves = [leaf for k in terms for leaf in self.terms[k].leaves if leaf.nonlinear]
+        placed = self._placed(picks[0].values)
+        terms, leaves = [*self._still, *placed], self._leaves(placed)
         size = sum(len(leaf.nonlinear) for leaf in leaves)
-        if not size or not math.isfinite(picked.cost):
-            return picked
+        if not size:
+            return list(picks)
+        going = self._branched(picks)
         probes = np.concatenate([np.zeros((1, size)), PROBE * np.eye(size), -PROBE * np.eye(size)])
-        for _ in range(DESCENTS):
-            residuals = self._residuals(picked.values, leaves, probes, terms)[1]
-            picked = _Picked(
-                float(residuals[0] @ residuals[0]), picked.values
-            )  # of the shape itself, which the grids need not be
-            slopes = (residuals[1 : size + 1] - residuals[size + 1 :]) / (2 * PROBE)
-            if not np.isfinite(slopes).all():
+        ended: list[_Picked] = []
+        for step in range(DESCENTS):
+            if step == RACED:
+                best = _lowest([*going, *ended], count)
+                going = [each for each in best if not any(each is other for other in ended)]
+            if not going:
                 break
-            matrix, gradient = slopes @ slopes.T, slopes @ residuals[0]
-            scale = np.diag(matrix).max() or 1.0
-            steps = np.array(
-                [np.linalg.lstsq(matrix + damping * scale * np.eye(size), -gradient, rcond=FLAT)[0] for damping in DAMPINGS]
-            )
-            steps /= np.maximum(1.0, np.abs(steps).max(axis=1, keepdims=True))  # at most a step of the scan
-            values, after = self._residuals(picked.values, leaves, steps, terms)
-            costs = np.einsum("gn,gn->g", after, after)
-            costs[~np.isfinite(costs)] = math.inf
-            place = int(np.argmin(costs))
-            gained = picked.cost - costs[place]
-            if not gained > ENOUGH * picked.cost:
-                break
-            picked = _Picked(float(costs[place]), picked.values | {name: float(column[place]) for name, column in values.items()})
-        return picked
+            values = {name: np.array([each.values[name] for each in going]) for name in going[0].values}
+            _, residuals = self._residuals(values, leaves, np.broadcast_to(probes, (len(going), *probes.shape)), terms)
+            cost = np.einsum("kn,kn->k", residuals[:, 0], residuals[:, 0])
+            slopes = (residuals[:, 1 : size + 1] - residuals[:, size + 1 :]) / (2 * PROBE)
+            moved, after = self._residuals(values, leaves, _steps_down(slopes, residuals[:, 0]), terms)
+            costs = np.einsum("ksn,ksn->ks", after, after)
+            costs[np.isnan(costs)] = math.inf
+            places = np.argmin(costs, axis=1)
+            still = []
+            for k, (each, place) in enumerate(zip(going, places, strict=True)):
+                gained = cost[k] - costs[k, place]
+                if gained > 0:
+                    each = _Picked(float(costs[k, place]), each.values | {name: float(column[k, place]) for name, column in moved.items()})
+                elif math.isfinite(cost[k]):
+                    each = _Picked(float(cost[k]), each.values)
+                (still if gained > ENOUGH * cost[k] else ended).append(each)
+            going = still
+        return _lowest([*going, *ended], count)
+
+    def _leaves(self, terms: Sequence[int]) -> list[Leaf]:
+        """Give the shapes of some terms that have nonlinear parameters."""
+        return [leaf for k in terms for leaf in self.terms[k].leaves if leaf.nonlinear]
 
     def _residuals(
-        self, values: Values, leaves: Sequence[Leaf], steps: Floats, terms: Sequence[int]
+        self, values: Mapping[str, Floats], leaves: Sequence[Leaf], steps: Floats, terms: Sequence[int]
     ) -> tuple[dict[str, Floats], Floats]:
-        """Give values some steps on, (G,) each, and what of y is left there by all terms placed, (G, n)."""
+        """Give K values some steps on, (K, S) each, and what of y is left there by all terms placed, (K, S, n); NaN where that is not finite."""
         moved: dict[str, Floats] = {}
         at = 0
         for leaf in leaves:
             count = len(leaf.nonlinear)
-            moved |= leaf.moved(values, steps[:, at : at + count], self.window)
+            moved |= leaf.moved(values, steps[..., at : at + count], self.window)
             at += count
-        offset, columns = SumNode([self.terms[k] for k in terms]).basis(self.window.x, values | moved)
+        flat = {name: column.ravel() for name, column in moved.items()}
+        offset, columns = SumNode([self.terms[k] for k in terms]).basis(self.window.x, flat, screen=True)
         weight = self.window.weight
         y = self.window.scaled if offset is None else self.window.scaled - offset / self.window.height * weight
-        none = np.empty((0, self.window.n))
-        cost, fit = projected(y, unit(np.broadcast_to(columns, (len(steps), *columns.shape[1:])) * weight), none)
-        return moved, np.where(np.isfinite(cost)[:, None], y - fit, np.nan)
+        found = directions(unit(columns * weight), np.empty((0, self.window.n)))
+        with np.errstate(all="ignore"):
+            left = y - curves(along(y, found), found)
+        return moved, left.reshape(*steps.shape[:2], -1)
 
     # Linear algebra.
 
@@ -430,7 +424,6 @@ class _Search:
         others: tuple[Floats, Floats],
         *,
         whole: Leaf | None = None,
-        screen: bool = False,
         fits: bool = False,
     ) -> tuple[Floats, Floats]:
         """Give for each candidate of term k the sum of squares, (G,), and with ``fits`` the curve that the term adds, (G, n).
@@ -441,44 +434,47 @@ class _Search:
         size = len(next(iter(grid.values())))
         chunk = max(1, MOST_NUMBERS // (self.window.n * max(1, self.terms[k].width)))
         costs: list[Floats] = []
-        curves: list[Floats] = [np.empty((0, self.window.n))]
+        found: list[Floats] = [np.empty((0, self.window.n))]
         for begin in range(0, size, chunk):
             part = {name: column[begin : begin + chunk] for name, column in grid.items()}
-            offset, columns = self._basis(self.terms[k], whole, values | part, (begin, begin + chunk), screen)
-            cost, fit = projected(rest if offset is None else rest - without(offset, basis), columns, basis)
-            costs.append(cost)
+            offset, columns = self._basis(self.terms[k], whole, values | part, (begin, begin + chunk))
+            left = rest if offset is None else rest - without(offset, basis)
+            own = directions(columns, basis)
+            with np.errstate(all="ignore"):
+                parts = along(left, own)
+                cost = np.einsum("...n,...n->...", left, left) - np.einsum("gm,gm->g", parts, parts)
+            costs.append(np.where(np.isfinite(cost), cost, math.inf))
             if fits:
-                curves.append(fit)
-        return np.concatenate(costs), np.concatenate(curves)
+                found.append(curves(parts, own))
+        return np.concatenate(costs), np.concatenate(found)
 
     def _basis(
-        self, term: Node, whole: Leaf | None, values: Values, part: tuple[int, int], screen: bool
+        self, term: Node, whole: Leaf | None, values: Values, part: tuple[int, int]
     ) -> tuple[Floats | None, Floats]:
         """Give a term's offset and columns, weighted; those of a shape's whole scan are kept."""
         key = (whole.key, part) if whole is term and whole is not None else None
         if key is not None and key in self._columns:
             return self._columns[key]
-        offset, columns = term.basis(self.window.x, values, screen=screen)
+        offset, columns = term.basis(self.window.x, values, screen=True)
         weight = self.window.weight
         found = (None if offset is None else offset / self.window.height * weight), unit(columns * weight)
         if key is not None:
             self._columns[key] = found
         return found
 
-    def _linear(self, values: Values) -> dict[str, float]:
-        """Give all linear parameters, given the others."""
-        offset, columns = self.node.basis(self.window.x, values)
-        y = self.window.scaled if offset is None else self.window.scaled - offset[0] / self.window.height * self.window.weight
-        if not columns.shape[1]:
-            return {}
-        matrix = columns[0] * self.window.weight
-        sizes = np.abs(matrix).max(axis=1)
+    def _linear(self, picks: Sequence[_Picked], *, screen: bool) -> list[dict[str, float]]:
+        """Give all linear parameters of picks, given the others."""
+        count, width = len(picks), self.node.width
+        values = {name: np.array([each.values[name] for each in picks]) for name in picks[0].values}
+        offset, columns = self.node.basis(self.window.x, values, screen=screen)
+        y = self.window.scaled if offset is None else self.window.scaled - offset / self.window.height * self.window.weight
+        matrix = np.broadcast_to(columns, (count, width, self.window.n)) * self.window.weight
+        sizes = np.abs(matrix).max(axis=2, initial=0.0)
         sizes[sizes == 0] = 1.0
-        if not np.isfinite(matrix).all():
-            return {}
-        solved = np.linalg.lstsq((matrix / sizes[:, None]).T, y, rcond=FLAT)[0]
         with np.errstate(all="ignore"):
-            return self.node.unpack(solved * (self.window.height / sizes))
+            inverse = np.linalg.pinv(np.nan_to_num(matrix / sizes[..., None]), rcond=FLAT)
+            solved = along(y, inverse.swapaxes(1, 2)) * (self.window.height / sizes)
+            return [self.node.unpack(row) for row in solved]
 
     # What is made once.
 

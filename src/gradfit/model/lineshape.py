@@ -91,9 +91,15 @@ class Lineshape:
         known: Mapping[str, float] | None = None,
         count: int = 8,
         bounds: guessing.Bounds | None = None,
+        *,
+        refined: bool = True,
     ) -> list[dict[str, float]]:
-        """Give up to ``count`` distinct guesses, the best first; arguments and errors as in :meth:`guess`."""
-        return guessing.starts(self, x, y, sigma, known=known, bounds=bounds, count=count)
+        """Give up to ``count`` distinct guesses, the best first; arguments and errors as in :meth:`guess`.
+
+        With ``refined=False`` they are what a scan finds, which is quicker and does where a fit is made from each; there may then be more
+        than ``count``, as one curve may be described in several ways.
+        """
+        return guessing.starts(self, x, y, sigma, known=known, bounds=bounds, count=count, refined=refined)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Compute the shape at x: a tensor where any argument is one, else an array."""

@@ -12,7 +12,7 @@ import inspect
 import numbers
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -22,7 +22,9 @@ from torch import Tensor
 
 from gradfit.errors import DataError, FormulaError, ModelError
 from gradfit.model.expression import normal, parse
+from gradfit.model.lineshape import Lineshape
 from gradfit.model.parameters import Parameter
+from gradfit.model.ready import ready_formula
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Model:
 
 
 def formula_model(text: str, *, columns: Collection[str], parameters: Collection[str] = (), target: str | None = None) -> Model:
-    """Read a formula: names that are columns are data, the rest parameters.
+    """Read a formula: names that are columns are data, the rest parameters. It may be made of ready models instead.
 
     Parameters
     ----------
@@ -75,6 +77,8 @@ def formula_model(text: str, *, columns: Collection[str], parameters: Collection
     target
         The target, where the formula does not name one.
     """
+    if (ready := ready_formula(text)) is not None:
+        return _ready_model(text, *ready, columns=columns, target=target)
     formula = parse(text)
     if formula.target is None and target is None:
         raise FormulaError(f"which column does {text!r} describe? Write 't_c = {text}', or pass target=.")
@@ -100,6 +104,16 @@ def formula_model(text: str, *, columns: Collection[str], parameters: Collection
         text=text,
         label=text,
     )
+
+
+def _ready_model(text: str, named: str | None, shape: Lineshape, *, columns: Collection[str], target: str | None) -> Model:
+    """Give the model of a formula of ready models."""
+    if named is None and target is None:
+        raise FormulaError(f"which column does {text!r} describe? Write 'y = {text}', or pass target=.")
+    if named is not None and target is not None and named != target:
+        raise FormulaError(f"the formula describes {named!r} and target= says {target!r}; leave one out.")
+    described = function_model(shape, columns=columns, target=named if target is None else target)
+    return replace(described, kind="formula", text=text, label=text)
 
 
 def _column(name: str, columns: Collection[str]) -> str:

@@ -12,8 +12,8 @@ FLAT = 1e-12  # of a column's squared length: where less than that is left, it i
 def unit(columns: Floats) -> Floats:
     """Scale columns to a largest number of 1, so that their squares neither overflow nor fade."""
     with np.errstate(all="ignore"):
-        size = np.abs(columns).max(axis=-1, keepdims=True)
-        return columns / np.where((size > 0) & np.isfinite(size), size, 1.0)
+        size = np.maximum(columns.max(axis=-1, keepdims=True), -columns.min(axis=-1, keepdims=True))
+        return columns * np.where((size > 0) & np.isfinite(size), 1 / size, 1.0)
 
 
 def without(rows: Floats, basis: Floats) -> Floats:
@@ -21,29 +21,30 @@ def without(rows: Floats, basis: Floats) -> Floats:
     return rows - (rows @ basis.T) @ basis if len(basis) else rows
 
 
-def projected(rest: Floats, columns: Floats, basis: Floats) -> tuple[Floats, Floats]:
-    """Project what is left, (n,) or (G, n), on columns, (G, m, n), outside of a basis: the sums of squares left, and the projections.
+def directions(columns: Floats, basis: Floats) -> Floats:
+    """Give orthonormal directions, (G, m, n), of columns, (G, m, n), outside of a basis; NaN for a candidate that is not finite.
 
-    Gram and Schmidt, column by column; a column that adds nothing to those before it is passed over. Candidates that are not finite cost
-    an infinity.
+    Gram and Schmidt, column by column; of a column that adds nothing to those before it 0 is left.
     """
     with np.errstate(all="ignore"):
-        finite = np.asarray(np.isfinite(columns).all(axis=(1, 2)))
-        columns = np.where(finite[:, None, None], columns, 0.0)
         lengths = np.einsum("gmn,gmn->gm", columns, columns)
-        columns = without(columns, basis)
-        left = np.broadcast_to(rest, (len(columns), rest.shape[-1]))
-        fit = np.zeros_like(left)
+        found = np.empty_like(columns)
         for place in range(columns.shape[1]):
-            column = columns[:, place]
+            column = without(columns[:, place], basis)
             for earlier in range(place):
-                known = columns[:, earlier]
+                known = found[:, earlier]
                 column = column - np.einsum("gn,gn->g", column, known)[:, None] * known
             length = np.einsum("gn,gn->g", column, column)
-            own = length > FLAT * lengths[:, place]
-            column = column * np.where(own, 1 / np.sqrt(np.where(own, length, 1.0)), 0.0)[:, None]
-            columns[:, place] = column
-            fit = fit + np.einsum("gn,gn->g", left, column)[:, None] * column
-        left = left - fit
-        cost = np.einsum("gn,gn->g", left, left)
-        return np.where(finite & np.isfinite(cost), cost, np.inf), fit
+            own = ~(length <= FLAT * lengths[:, place])
+            np.multiply(column, np.where(own, 1 / np.sqrt(length), 0.0)[:, None], out=found[:, place])
+    return found
+
+
+def along(rest: Floats, found: Floats) -> Floats:
+    """Give how much of what is left, (n,) or (G, n), lies along directions, (G, m, n): (G, m)."""
+    return found @ rest if rest.ndim == 1 else np.einsum("gmn,gn->gm", found, rest)
+
+
+def curves(parts: Floats, found: Floats) -> Floats:
+    """Give the sums of directions, (G, m, n), times parts, (G, m): (G, n)."""
+    return np.einsum("gm,gmn->gn", parts, found)

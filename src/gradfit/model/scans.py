@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.constants
@@ -32,19 +33,12 @@ def _pairs(first: Sequence[float] | Floats, second: Sequence[float] | Floats) ->
     return left.ravel(), right.ravel()
 
 
-def _crossed(columns: Mapping[str, Floats], name: str, values: Sequence[float] | Floats) -> dict[str, Floats]:
-    """Give every row of columns with every value of one more."""
-    size, count = len(next(iter(columns.values()))), len(values)
-    crossed = {key: np.repeat(column, count) for key, column in columns.items()}
-    return crossed | {name: np.tile(np.asarray(values, dtype=float), size)}
-
-
 def _both(values: Floats) -> Floats:
     """Give values and their negatives, the positive ones first."""
     return np.concatenate([values, -values])
 
 
-def _unit_of(name: str) -> Callable[[Mapping[str, float], Window], float]:
+def _unit_of(name: str) -> Callable[[Mapping[str, Any], Window], Any]:
     return lambda values, window: abs(values[name])
 
 
@@ -79,12 +73,18 @@ PEAK_MOVES = {"center": Move(0.7, _unit_of("sigma")), "sigma": Move(0.4)}
 PEAK = Scan(("amplitude",), _peak, PEAK_MOVES)
 
 
+SHARES = ((1.0, 0.05), (0.6, 0.5), (0.1, 1.0))  # of a width in sigma and gamma: nearly a Gaussian, half and half, nearly a Lorentzian
+
+
 def _voigt(window: Window) -> Mapping[str, Floats]:
-    """Nearly a Gaussian, half and half, nearly a Lorentzian."""
+    """Half and half."""
     centers, widths = _places(window, least=1.0, stride=1.0, factor=1.7)
-    shares = np.array([[1.0, 0.05], [0.6, 0.5], [0.1, 1.0]])
-    sigma, gamma = (np.repeat(widths, 3) * np.tile(share, len(widths)) for share in shares.T)
-    return {"center": np.repeat(centers, 3), "sigma": sigma, "gamma": gamma}
+    return {"center": centers, "sigma": SHARES[1][0] * widths, "gamma": SHARES[1][1] * widths}
+
+
+def _voigt_branches(values: Mapping[str, float]) -> Sequence[Mapping[str, float]]:
+    width = values["sigma"] + values["gamma"]
+    return [{"center": values["center"], "sigma": gauss * width, "gamma": lorentz * width} for gauss, lorentz in SHARES]
 
 
 def _like_voigt(x: Floats, amplitude: Floats, center: Floats, sigma: Floats, gamma: Floats) -> Floats:
@@ -105,24 +105,40 @@ VOIGT_MOVES = {
     "sigma": Move(0.5),
     "gamma": Move(0.7),
 }
-VOIGT = Scan(("amplitude",), _voigt, VOIGT_MOVES, screen=_like_voigt)
+VOIGT = Scan(("amplitude",), _voigt, VOIGT_MOVES, screen=_like_voigt, branches=_voigt_branches)
 
 
 def _pseudo_voigt(window: Window) -> Mapping[str, Floats]:
     centers, widths = _places(window, least=1.0, stride=1.0, factor=1.7)
-    return _crossed({"center": centers, "sigma": widths}, "fraction", (0.1, 0.5, 0.9))
+    return {"center": centers, "sigma": widths, "fraction": np.full_like(widths, 0.5)}
 
 
-PSEUDO_VOIGT = Scan(("amplitude",), _pseudo_voigt, PEAK_MOVES | {"fraction": Move(0.2, lambda values, window: 1.0)})
+PSEUDO_VOIGT = Scan(
+    ("amplitude",),
+    _pseudo_voigt,
+    PEAK_MOVES | {"fraction": Move(0.2, lambda values, window: 1.0)},
+    branches=lambda values: [{**values, "fraction": fraction} for fraction in (0.1, 0.5, 0.9)],
+)
 
 
 def _skewed(window: Window) -> Mapping[str, Floats]:
-    centers, widths = _places(window, least=1.0, stride=1.0, factor=1.7)
-    return _crossed({"center": centers, "sigma": widths}, "gamma", (1.0, -1.0, 4.0, -4.0, 12.0, -12.0))
+    """Not skewed at first."""
+    centers, widths = _places(window, least=0.7, stride=0.7)
+    return {"center": centers, "sigma": widths, "gamma": np.zeros_like(widths)}
 
 
-SKEW_MOVE = Move(0.7, lambda values, window: max(1.0, abs(values["gamma"]) / 2))
-SKEWED = Scan(("amplitude",), _skewed, PEAK_MOVES | {"gamma": SKEW_MOVE}, branch="gamma")
+def _skewed_branches(values: Mapping[str, float]) -> Sequence[Mapping[str, float]]:
+    """Give peaks of the same mean and standard deviation, skewed little and much to either side; Azzalini 1985."""
+    found = []
+    for gamma in (1.0, -1.0, 3.0, -3.0, 12.0, -12.0):
+        delta = gamma / math.sqrt(1 + gamma**2)
+        sigma = values["sigma"] / math.sqrt(1 - 2 * delta**2 / math.pi)
+        found.append({"center": values["center"] - sigma * delta * math.sqrt(2 / math.pi), "sigma": sigma, "gamma": gamma})
+    return found
+
+
+SKEW_MOVE = Move(0.7, lambda values, window: np.maximum(1.0, abs(values["gamma"]) / 2))
+SKEWED = Scan(("amplitude",), _skewed, PEAK_MOVES | {"gamma": SKEW_MOVE}, branches=_skewed_branches)
 
 
 def _steps(window: Window) -> Mapping[str, Floats]:
@@ -228,9 +244,9 @@ MOST_FREQUENCIES = 400  # beyond, those of the highest peaks of the spectrum
 PEAKS = 60
 
 
-def _cycle(values: Mapping[str, float], window: Window) -> float:
+def _cycle(values: Mapping[str, Any], window: Window) -> Any:
     """One cycle over the window, or over the decay where that is shorter."""
-    return 1 / min(window.span, values.get("decay", window.span))
+    return 1 / np.minimum(window.span, values.get("decay", window.span))
 
 
 def _frequencies(window: Window, step: float) -> Floats:

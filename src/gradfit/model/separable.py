@@ -36,11 +36,11 @@ class Move:
     """
 
     step: float
-    unit: Callable[[Mapping[str, float], Window], float] | None = None
+    unit: Callable[[Mapping[str, Any], Window], Any] | None = None
     inverse: bool = False
 
-    def moved(self, value: float, steps: Floats, values: Mapping[str, float], window: Window) -> Floats:
-        """Give the value some steps on."""
+    def moved(self, value: Any, steps: Floats, values: Mapping[str, Any], window: Window) -> Floats:
+        """Give the value some steps on; values, and with them units, may be broadcast against the steps."""
         if self.unit is None:
             return np.asarray(value * np.exp(self.step * steps))
         by = self.step * self.unit(values, window) * steps
@@ -68,8 +68,8 @@ class Scan:
         Where the formula is defined: ``x >= domain`` or, if ``open``, ``x > domain``.
     screen
         A cheaper function of the same parameters, near enough for the scan.
-    branch
-        A parameter from each of whose candidates a descent should begin: curves too alike to be told apart lead to other minima.
+    branches
+        Gives, for a candidate, values of nearly the same curve: the scan does not tell them apart, so a descent begins at each.
     sampled
         Many points are thinned, not averaged: an average of a wave is none.
     """
@@ -81,7 +81,7 @@ class Scan:
     domain: float = -math.inf
     open: bool = False
     screen: Callable[..., Any] | None = None
-    branch: str | None = None
+    branches: Callable[[Mapping[str, float]], Sequence[Mapping[str, float]]] = lambda values: [values]
     sampled: bool = False
 
 
@@ -144,12 +144,18 @@ class Leaf(Node):
             found = dict(zip(self.nonlinear, kept, strict=True))
         return {self.prefix + name: values for name, values in found.items()}
 
-    def moved(self, values: Mapping[str, float], steps: Floats, window: Window) -> dict[str, Floats]:
-        """Give values some steps of the scan on, (G, q) for q nonlinear parameters, within bounds."""
-        own = {name: values[self.prefix + name] for name in self.nonlinear} | self.fixed
+    def moved(self, values: Mapping[str, Floats], steps: Floats, window: Window) -> dict[str, Floats]:
+        """Give K values some steps of the scan on, (K, S, q) for q nonlinear parameters, within bounds: (K, S) each."""
+        own = {name: values[self.prefix + name][:, None] for name in self.nonlinear} | self.fixed
         moves = self.scan.moves
-        grid = {name: moves[name].moved(own[name], steps[:, k], own, window) for k, name in enumerate(self.nonlinear)}
+        grid = {name: moves[name].moved(own[name], steps[..., k], own, window) for k, name in enumerate(self.nonlinear)}
         return {self.prefix + name: np.clip(column, *self.limits[name]) for name, column in grid.items()}
+
+    def branched(self, values: Mapping[str, float]) -> list[dict[str, float]]:
+        """Give values, and others of nearly the same curve, within bounds."""
+        own = {name: values[self.prefix + name] for name in self.nonlinear} | self.fixed
+        found = self.scan.branches(own)
+        return [{self.prefix + name: float(np.clip(each[name], *self.limits[name])) for name in self.nonlinear} for each in found]
 
     def basis(self, x: Floats, values: Mapping[str, Any], screen: bool = False) -> tuple[Floats | None, Floats]:
         """Give the offset and the columns: the shape with one linear parameter 1, the others 0."""
