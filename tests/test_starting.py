@@ -114,7 +114,9 @@ def test_a_fit_with_a_start_is_not_searched_for():
     assert "start" not in str(fit)
 
 
-@pytest.mark.parametrize("settings", [{"loss": "soft_l1"}, {"sigma": 0.1, "sigma_x": 0.5}, {"engine": "torch"}, {"method": "adam", "epochs": 50}])
+@pytest.mark.parametrize(
+    "settings", [{"loss": "soft_l1"}, {"sigma": 0.1, "sigma_x": 0.5}, {"engine": "torch"}, {"method": "adam", "epochs": 50}]
+)
 def test_other_losses_engines_and_methods_have_their_starts_found_too(settings):
     fit = gradfit.fit(peak, X, Y, on_failure="ignore", **settings)
     assert fit.beginning.kind == "search"
@@ -170,7 +172,9 @@ def test_many_starts_give_the_lowest_minimum_and_list_the_others():
 
 
 def test_one_start_is_the_fit_itself():
-    assert gradfit.fit(peak, X, Y, start=PEAK, multistart=1).values == pytest.approx(gradfit.fit(peak, X, Y, start=PEAK).values, rel=1e-9)
+    assert gradfit.fit(peak, X, Y, start=PEAK, multistart=1).values == pytest.approx(
+        gradfit.fit(peak, X, Y, start=PEAK).values, rel=1e-9
+    )
 
 
 def test_every_minimum_that_is_listed_is_one():

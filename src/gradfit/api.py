@@ -194,9 +194,7 @@ def fit(
     table, described = _described(model, arrays, data, target, encoding, names_given(start, bounds, fixed, tied))
     check_has_parameters(described)
     assert described.target is not None
-    rows = dataset(
-        table, described.data_names, described.target, sigma=sigma, weights=weights, sigma_x=sigma_x, missing=missing
-    )
+    rows = dataset(table, described.data_names, described.target, sigma=sigma, weights=weights, sigma_x=sigma_x, missing=missing)
     train, held_out = _split(rows, validation, seed, described, missing, encoding)
     known = parameters(described.defaults, start=start, bounds=bounds, fixed=fixed, tied=tied, packed=described.kind != "module")
     _check_enough(train, known, described)
@@ -256,7 +254,9 @@ def _fitted(
     if outcome.without_effect:
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
-    fitted = Fitted(outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped, beginning), fold_losses)
+    fitted = Fitted(
+        outcome, kernel, Setting(model, known, train, held_out, method, absolute_sigma, dropped, beginning), fold_losses
+    )
     result = FitResult(fitted)
     _report_failure(result, on_failure)
     if shortcoming := fitted.shortcoming:
@@ -276,7 +276,11 @@ def _long_way(plan: Plan, ended: Ended, start: Any, seed: int) -> Fitted:
 
 def _arrays_again(plan: Plan, arrays: tuple[Any, ...], sigma: Any, sigma_x: Any) -> Dataset:
     """Check the arrays of a call whose plan is known."""
-    if sigma is None and sigma_x is None and (found := plain_rows(plan.model.data_names, str(plan.model.target), arrays)) is not None:
+    if (
+        sigma is None
+        and sigma_x is None
+        and (found := plain_rows(plan.model.data_names, str(plan.model.target), arrays)) is not None
+    ):
         if found.n < len(plan.parameters.free_elements):
             _check_enough(found, plan.parameters, plan.model)
         return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradfit.compiler import calling
 from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
 from gradfit.data.batch import Batch, Block, cuts
@@ -357,14 +358,17 @@ class Job:
         return Fitted(ended_at(kernel, setting.parameters, theta, status, spread=self.spread), kernel, setting, np.empty(0))
 
     def check(self, fit: int) -> None:
-        """Try on one fit whether the method can serve.
+        """Try on one fit whether the method can serve, and whether every parameter has an effect where a start was found.
 
         Raises
         ------
         GradfitError
-            What the method says against it.
+            What is said against it.
         """
-        kernel, setting = self._put(*self.read(fit, fit + 1), 0)
+        block, held, starts = self.read(fit, fit + 1)
+        kernel, setting = self._put(block, held, self.begun(block, starts), 0)
+        if self.tables.waiting:
+            calling.depending(kernel)
         validation = None if setting.validation is None else kernel.on(setting.validation)
         self.method.check(Problem(kernel, setting.parameters, kernel.dtype, validation, self.seed))
 

@@ -76,7 +76,9 @@ class ManyStarter:
             return GIVEN
         names, search = ", ".join(self.tables.waiting), self.search
         if len(self.waiting) > MOST_SEARCHED:
-            text = f"No start was given for {names}: begun at 1, for a space of {len(self.waiting)} parameters cannot be searched."
+            text = (
+                f"No start was given for {names}: begun at 1, for a space of {len(self.waiting)} parameters cannot be searched."
+            )
             return Beginning("assumed", text)
         known = roles_of(self.kernel)
         if known is not None and self.waiting.all() and all(role.linear for role in known.values()):

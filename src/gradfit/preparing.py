@@ -92,8 +92,8 @@ def prepared(
                 if dtype is None and isinstance(chosen, LevenbergMarquardt) and _is_single(block):
                     precision = torch.float32
                 wide = torch.float64 if isinstance(chosen, LevenbergMarquardt) else precision
-                kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine)
                 tables = own.tables(known, batch.count)
+                kernel = calling.build(model, known, sample, measure, dtype=wide, engine=engine, begun=not tables.waiting)
                 job = Job(model, batch, kernel, known, tables, chosen, named, measure, precision, absolute, seed, **kept)
                 job.check(fit)
         except (ModelError, ParameterError, DataError, OptionError) as error:

@@ -180,6 +180,11 @@ class FitResults:
         return self.record.loss
 
     @property
+    def beginning(self) -> str:
+        """Where fits began that were given no start, in a sentence; "" where there is nothing to say."""
+        return self.record.beginning
+
+    @property
     def validation_loss(self) -> Floats | None:
         """Mean loss of the validation rows, (fits,); None without such rows."""
         return self.record.validation_loss

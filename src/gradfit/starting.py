@@ -45,7 +45,9 @@ def check_multistart(multistart: object) -> None:
     if multistart is None:
         return
     if isinstance(multistart, bool) or not isinstance(multistart, (int, np.integer)) or not 1 <= multistart <= MOST_STARTS:
-        raise OptionError(f"multistart is {multistart!r}; expected how many starts to try, a whole number from 1 to {MOST_STARTS}.")
+        raise OptionError(
+            f"multistart is {multistart!r}; expected how many starts to try, a whole number from 1 to {MOST_STARTS}."
+        )
 
 
 def guessed(model: Model, known: Parameters, data: Dataset, *, refined: bool = False) -> list[Parameters]:
@@ -61,7 +63,11 @@ def guessed(model: Model, known: Parameters, data: Dataset, *, refined: bool = F
     shape, waiting = model.function, unstarted(known)
     if not isinstance(shape, Lineshape) or not waiting:
         return []
-    told = {name: float(known.specs[name].start) for name in shape.parameters if name not in waiting and known.specs[name].tied is None}
+    told = {
+        name: float(known.specs[name].start)
+        for name in shape.parameters
+        if name not in waiting and known.specs[name].tied is None
+    }
     bounds = {name: (known.specs[name].lower, known.specs[name].upper) for name in waiting}
     sigma = data.sigma if data.sigma is not None and (data.sigma > 0).all() else None
     x = data.columns[shape.variable]
@@ -96,9 +102,9 @@ class Starter:
         names = ", ".join(waiting)
         if isinstance(self.method, DifferentialEvolution):  # the start is one of its candidates
             text = f"No start was given for {names}: searched for between the bounds (seed {self.seed})."
-            return self.guesses[0] if self.guesses else known, Beginning("search", text)
+            return self._refined()[0] if self.guesses else known, Beginning("search", text)
         if self.guesses and isinstance(self.method, GradientDescent):
-            return self.guesses[0], Beginning("shape", f"No start was given for {names}: guessed from the shape of the curve.")
+            return self._refined()[0], Beginning("shape", f"No start was given for {names}: guessed from the shape of the curve.")
         ground = self._ground(MOST_JUDGED, by_value=True)
         if ground.linear.sum() == len(waiting) == len(known.free_elements):
             return known, Beginning("assumed", "")
@@ -117,12 +123,16 @@ class Starter:
         """Take the lowest minimum that short fits find from guesses, or from points that fill the space."""
         assert isinstance(self.method, LevenbergMarquardt)
         known = self.kernel.parameters
-        first = np.array([guess.start for guess in self.guesses]).reshape(len(self.guesses), len(known.start))
+        first = _rows(self.guesses, known)
         if self.guesses:
-            found = ground.follow(first)
+            found = ground.follow(first) if ground.side_by_side else None
+            if found is None or not ground.enough(found):
+                first = _rows(self._refined(), known)
+                better = ground.follow(first)
+                found = better if found is None else found + better
             if found.best is not None and found.converged[found.best]:
-                text = f"No start was given for {names}: guessed from the shape of the curve ({_count(len(first), 'guess', 'guesses')})."
-                return known.at(first[found.best]), Beginning("shape", text)
+                text = f"No start was given for {names}: guessed from the shape of the curve ({_count(len(found.sum), 'guess', 'guesses')})."
+                return known.at(found.theta[found.best]), Beginning("shape", text)
         found = ground.search(first, self.seed)
         if not found.converged.all() and not ground.enough(found):
             found = self._polished(ground, found)
@@ -136,6 +146,10 @@ class Starter:
         )
         return known.at(found.theta[best]), Beginning("search", text, minima)
 
+    def _refined(self) -> list[Parameters]:
+        """Guess with more care."""
+        return guessed(self.kernel.model, self.kernel.parameters, self.data, refined=True)
+
     def _lost(self, names: str, tried: int) -> tuple[Parameters, Beginning]:
         text = (
             f"No start was given for {names}, and none was found: at {tried} points the model gives no finite loss; "
@@ -148,12 +162,16 @@ class Starter:
     def many(self, count: int) -> tuple[Parameters, Beginning]:
         """Fit from many starts; begin where the lowest minimum is."""
         if not isinstance(self.method, LevenbergMarquardt):
-            raise OptionError(f"multistart fits many times by method='lm', and the method is {self.method.name}; leave one of them out.")
+            raise OptionError(
+                f"multistart fits many times by method='lm', and the method is {self.method.name}; leave one of them out."
+            )
         known, ground = self.kernel.parameters, self._ground(MOST_FOLLOWED)
         found = self._polished(ground, ground.follow(self._drawn(ground, count), radius=self.method.radius))
         followed = f"{count} starts (seed {self.seed})"
         if found.best is None:
-            return known, Beginning("none", f"None of {followed} could be followed: the model gives no finite loss at any; pass start=.")
+            return known, Beginning(
+                "none", f"None of {followed} could be followed: the model gives no finite loss at any; pass start=."
+            )
         minima = self._minima(ground, found)
         ended = sum(minimum.starts for minimum in minima)
         text = f"{followed}: {ended} ended at {_count(len(minima), 'minimum', 'minima')}"
@@ -164,8 +182,7 @@ class Starter:
         """Give so many starts: the given one first, half of the others around it, the rest anywhere."""
         known = self.kernel.parameters
         waiting, p = unstarted(known), len(known.start)
-        first = [guess.start for guess in self.guesses][:count] if waiting else [known.start]
-        begun = np.array(first).reshape(len(first), p)
+        begun = _rows(self.guesses[:count] if waiting else [known], known)
         left = count - len(begun)
         near = 0 if waiting else left if ground.known is None else left // 2
         close = around(known.start, near, known.lower, known.upper, self.seed)
@@ -237,6 +254,11 @@ def roles_of(kernel: AnyKernel) -> dict[str, Role] | None:
             KNOWN_ROLES.pop(next(iter(KNOWN_ROLES)))
         KNOWN_ROLES[key] = found
     return found
+
+
+def _rows(starts: Sequence[Parameters], known: Parameters) -> Floats:
+    """Give the free numbers of some starts, (count, p)."""
+    return np.array([each.start for each in starts]).reshape(len(starts), len(known.start))
 
 
 def _count(number: int, singular: str, plural: str = "") -> str:

@@ -26,7 +26,16 @@ def test_it_is_saved_and_predicts_again(tmp_path):
 
 def test_products_bind_stronger_than_sums_and_polynomials_have_degrees():
     target, shape = ready_formula("y = e:exponential(x) * sine(x) + polynomial(x, 2)")
-    values = {"e_amplitude": 2.0, "e_decay": 3.0, "amplitude": 1.5, "frequency": 0.5, "phase": 0.1, "c0": 1.0, "c1": 2.0, "c2": 3.0}
+    values = {
+        "e_amplitude": 2.0,
+        "e_decay": 3.0,
+        "amplitude": 1.5,
+        "frequency": 0.5,
+        "phase": 0.1,
+        "c0": 1.0,
+        "c1": 2.0,
+        "c2": 3.0,
+    }
     x = np.linspace(0, 4, 9)
     expected = 2 * np.exp(-x / 3) * 1.5 * np.sin(np.pi * x + 0.1) + 1 + 2 * x + 3 * x**2
     np.testing.assert_allclose(shape(x, **values), expected, rtol=1e-13)

@@ -64,7 +64,8 @@ class LaneMarquardt:
             cells |= {f"lower {j}": f"lower {j}" for j in range(p)} | {f"upper {j}": f"upper {j}" for j in range(p)}
         cells |= {f"gradient {j}": "0" for j in range(p)} | {f"largest {j}": "0" for j in range(p)}
         cells |= {f"normal {i}": "0" for i in range(p * (p + 1) // 2)}
-        numbers = {"sum": "0", "damping": "damping 0", "predicted": "0", "left": "0", "looks": "0", "steps": "0", "how": "0"}
+        # The sum is NaN until a look at the start was finite: that of a fit which could not begin is none, not the lowest of all.
+        numbers = {"sum": "nan", "damping": "damping 0", "predicted": "0", "left": "0", "looks": "0", "steps": "0", "how": "0"}
         return cells | numbers | {"rows": "rows"}
 
     def result_size(self, p: int, *, brief: bool) -> int:

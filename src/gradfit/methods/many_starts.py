@@ -31,7 +31,7 @@ from gradfit.methods.solving import ONE_MORE, P, algorithm_object
 from gradfit.typing import Floats
 
 CANDIDATES = (1, 128, 128, 256, 1024)  # by how many numbers are drawn: more for more
-FOR_EACH_ROW, MOST_CANDIDATES = 4, 2048  # where a frequency is drawn, more rows tell more of them apart
+FOR_EACH_ROW, MOST_CANDIDATES = 6, 2048  # where a frequency is drawn, more rows tell more of them apart
 TURN = 2 * math.pi
 FOLLOWED = (2, 2, 4, 8)  # candidates of each round
 STEPS = 24  # of a short fit
@@ -236,7 +236,9 @@ class StartSearch:
         left = np.setdiff1d(np.flatnonzero(~converged[each, place]), lost)
         left = left[converged[left].any(axis=1)]
         if left.size and self.kernel.loss_kind == "least_squares":
-            whole = fit_block(self.kernel, block.chosen(left), replace(starts.chosen(left), theta=best[left]), Limits(radius=self.radius))
+            whole = fit_block(
+                self.kernel, block.chosen(left), replace(starts.chosen(left), theta=best[left]), Limits(radius=self.radius)
+            )
             arrived = np.where(converged[left], total[left], math.inf)
             failed = left[whole.status != CONVERGED]
             other = arrived.argmin(axis=1)[whole.status != CONVERGED]

@@ -232,7 +232,9 @@ class Ground:
         raced = RACED if self.side_by_side else SLOWLY_RACED
         first = self._fits(theta, Limits(min(raced, most), radius, careful=False))
         going = np.flatnonzero(~first.converged & self._promising(first))
-        going = going[np.argsort(first.sum[going], kind="stable")][: max(CARED_FOR, 2 * theta.shape[1], int(CARED_SHARE * len(theta)))]
+        going = going[np.argsort(first.sum[going], kind="stable")][
+            : max(CARED_FOR, 2 * theta.shape[1], int(CARED_SHARE * len(theta)))
+        ]
         if not going.size or most <= raced:
             return first
         lost = ~np.isfinite(first.sum[going])
@@ -278,7 +280,9 @@ class Ground:
         )  # fmt: skip
         specs = [parameters.specs[name] for name in parameters.names]
         fixed = [np.ravel(spec.start) for spec in specs if spec.fixed and spec.tied is None]
-        return block, Starts(np.ascontiguousarray(theta), parameters.lower, parameters.upper, np.concatenate([np.empty(0), *fixed]))
+        return block, Starts(
+            np.ascontiguousarray(theta), parameters.lower, parameters.upper, np.concatenate([np.empty(0), *fixed])
+        )
 
     # --- search -------------------------------------------------------------------------------------------------------
 

@@ -37,15 +37,15 @@ Values = dict[str, Any]  # nonlinear parameters by name: numbers, or (G,) of can
 FEW = 4  # starts that are refined where one is asked for
 DRAWS = 12  # of the other factors, where one factor of a product is scanned
 SWEEPS = 2  # in which each term is chosen again given the others
-DESCENTS, RACED = 16, 4  # Gauss-Newton steps to the minimum; after how many only the lowest go on
+DESCENTS, RACED = 10, 3  # Gauss-Newton steps to the minimum; after how many only the lowest go on
 DAMPINGS = (0.0, 1e-3, 3e-2, 1.0)
 PROBE = 1e-3  # steps of the scan over which a derivative is taken
 ENOUGH = 1e-5  # of the sum of squares: a smaller gain ends the descent
 MOST_NUMBERS = 4_000_000  # evaluated at once
-LOOKED_AT = 200  # best candidates among which distinct ones are sought
+LOOKED_AT = 80  # best candidates among which distinct ones are sought
 SAME = 1e-3  # relative difference between starts that are one
-ALREADY = 0.03  # and between picks that will be
 ALIKE = 0.98  # cosine between curves that are one start
+NEARLY = 0.9995  # and where no others are to be had
 ELSEWHERE = 0.7  # and between such as lie far from each other
 NEAR = 0.9  # cosine between columns of two pairs that are one start
 APART = 0.02  # two columns of a pair with less than that between them are one
@@ -139,28 +139,41 @@ class _Picked:
 
 
 def _unlike_curves(curves: Floats, count: int) -> list[int]:
-    """Of unit curves, the best first, choose some that differ: a few that lie near each other, then such as lie apart."""
+    """Of unit curves, the best first, choose some that differ: a few that lie near each other, then such as lie apart.
+
+    Where all are much alike, a few that are nearly the same.
+    """
     overlap = np.abs(curves @ curves.T)
     kept, nearest = [0], overlap[0]
-    for alike, most in ((ALIKE, min(count, FEW)), (ELSEWHERE, count)):
+    few = min(count, FEW)
+    for alike, most in ((ALIKE, few), (ELSEWHERE, count), (NEARLY, few)):
         while len(kept) < most and (left := np.flatnonzero(nearest < alike)).size:
             kept.append(int(left[0]))
             nearest = np.maximum(nearest, overlap[left[0]])
     return kept
 
 
-def _same(values: Mapping[str, float], others: Mapping[str, float], within: float) -> bool:
-    """Whether two picks are one."""
-    return all(math.isclose(value, others[name], rel_tol=within) for name, value in values.items())
+def _stacked(picks: Sequence[_Picked]) -> tuple[Floats, dict[str, Floats]]:
+    """Give the costs of picks, (K,), and their parameters, (K,) each."""
+    return np.array([each.cost for each in picks]), {name: np.array([each.values[name] for each in picks]) for name in picks[0].values}
 
 
-def _lowest(picks: Sequence[_Picked], count: int) -> list[_Picked]:
-    """Give the lowest ``count`` picks that differ."""
-    kept: list[_Picked] = []
-    for picked in sorted(picks, key=lambda each: each.cost):
-        if len(kept) < count and not any(_same(picked.values, known.values, SAME) for known in kept):
-            kept.append(picked)
+def _lowest(cost: Floats, values: Mapping[str, Floats], count: int) -> list[int]:
+    """Say which are the lowest ``count`` that differ, of finite cost."""
+    rows = np.array(list(values.values())).reshape(len(values), len(cost)).T
+    kept: list[int] = []
+    for k in np.argsort(cost, kind="stable").tolist():
+        apart = np.abs(rows[kept] - rows[k]) > SAME * np.maximum(np.abs(rows[kept]), np.abs(rows[k]))
+        if len(kept) < count and math.isfinite(cost[k]) and bool(apart.any(axis=1).all()):
+            kept.append(k)
     return kept
+
+
+def _squares(residuals: Floats) -> Floats:
+    """Give sums of squares, (...,), of (..., n); infinite where one is not finite."""
+    with np.errstate(all="ignore"):
+        found = np.einsum("...n,...n->...", residuals, residuals)
+    return np.where(np.isfinite(found), found, math.inf)
 
 
 def _steps_down(slopes: Floats, residual: Floats) -> Floats:
@@ -193,7 +206,7 @@ class _Search:
         finished = self._descended(begun, count) if refined else self._branched(begun)
         if len(self.moving) > 1:
             finished.append(self._one_by_one())
-        finished = _lowest(finished, count if refined else len(finished))
+        finished = [finished[k] for k in _lowest(*_stacked(finished), count if refined else len(finished))]
         return [each.values | linear for each, linear in zip(finished, self._linear(finished, screen=not refined), strict=True)]
 
     @property
@@ -348,33 +361,30 @@ class _Search:
         size = sum(len(leaf.nonlinear) for leaf in leaves)
         if not size:
             return list(picks)
-        going = self._branched(picks)
+        cost, values = _stacked(self._branched(picks))
+        going = np.arange(len(cost))
         probes = np.concatenate([np.zeros((1, size)), PROBE * np.eye(size), -PROBE * np.eye(size)])
-        ended: list[_Picked] = []
         for step in range(DESCENTS):
             if step == RACED:
-                best = _lowest([*going, *ended], count)
-                going = [each for each in best if not any(each is other for other in ended)]
-            if not going:
+                going = going[np.isin(going, _lowest(cost, values, count))]
+            if not going.size:
                 break
-            values = {name: np.array([each.values[name] for each in going]) for name in going[0].values}
-            _, residuals = self._residuals(values, leaves, np.broadcast_to(probes, (len(going), *probes.shape)), terms)
-            cost = np.einsum("kn,kn->k", residuals[:, 0], residuals[:, 0])
+            here = {name: column[going] for name, column in values.items()}
+            _, residuals = self._residuals(here, leaves, np.broadcast_to(probes, (len(going), *probes.shape)), terms)
+            cost[going] = _squares(residuals[:, 0])
             slopes = (residuals[:, 1 : size + 1] - residuals[:, size + 1 :]) / (2 * PROBE)
-            moved, after = self._residuals(values, leaves, _steps_down(slopes, residuals[:, 0]), terms)
-            costs = np.einsum("ksn,ksn->ks", after, after)
-            costs[np.isnan(costs)] = math.inf
-            places = np.argmin(costs, axis=1)
-            still = []
-            for k, (each, place) in enumerate(zip(going, places, strict=True)):
-                gained = cost[k] - costs[k, place]
-                if gained > 0:
-                    each = _Picked(float(costs[k, place]), each.values | {name: float(column[k, place]) for name, column in moved.items()})
-                elif math.isfinite(cost[k]):
-                    each = _Picked(float(cost[k]), each.values)
-                (still if gained > ENOUGH * cost[k] else ended).append(each)
-            going = still
-        return _lowest([*going, *ended], count)
+            moved, after = self._residuals(here, leaves, _steps_down(slopes, residuals[:, 0]), terms)
+            costs = _squares(after)
+            best = np.arange(len(going)), np.argmin(costs, axis=1)
+            lower = np.minimum(costs[best], cost[going])
+            gained = costs[best] < cost[going]
+            enough = lower < cost[going] * (1 - ENOUGH)
+            cost[going] = lower
+            for name, column in moved.items():
+                values[name][going[gained]] = column[best][gained]
+            going = going[enough]
+        kept = _lowest(cost, values, count)
+        return [_Picked(float(cost[k]), {name: float(column[k]) for name, column in values.items()}) for k in kept]
 
     def _leaves(self, terms: Sequence[int]) -> list[Leaf]:
         """Give the shapes of some terms that have nonlinear parameters."""
@@ -391,7 +401,8 @@ class _Search:
             moved |= leaf.moved(values, steps[..., at : at + count], self.window)
             at += count
         flat = {name: column.ravel() for name, column in moved.items()}
-        offset, columns = SumNode([self.terms[k] for k in terms]).basis(self.window.x, flat, screen=True)
+        whole = SumNode([self.terms[k] for k in terms]) if len(terms) > 1 else self.terms[terms[0]]
+        offset, columns = whole.basis(self.window.x, flat, screen=True)
         weight = self.window.weight
         y = self.window.scaled if offset is None else self.window.scaled - offset / self.window.height * weight
         found = directions(unit(columns * weight), np.empty((0, self.window.n)))
@@ -465,7 +476,7 @@ class _Search:
     def _linear(self, picks: Sequence[_Picked], *, screen: bool) -> list[dict[str, float]]:
         """Give all linear parameters of picks, given the others."""
         count, width = len(picks), self.node.width
-        values = {name: np.array([each.values[name] for each in picks]) for name in picks[0].values}
+        _, values = _stacked(picks)
         offset, columns = self.node.basis(self.window.x, values, screen=screen)
         y = self.window.scaled if offset is None else self.window.scaled - offset / self.window.height * self.window.weight
         matrix = np.broadcast_to(columns, (count, width, self.window.n)) * self.window.weight

@@ -7,6 +7,7 @@ A lineshape is called like the function it is, on tensors or arrays. ``a + b`` a
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -126,8 +127,8 @@ class Lineshape:
         return Product((*_parts(self, Product), *_parts(_checked(other, "*"), Product)))
 
     def __radd__(self, other: Any) -> Lineshape:
-        """Refuse what is no lineshape."""
-        return _checked(other, "+") + self
+        """Begin a sum, for Python's ``sum`` adds to 0; refuse anything else that is no lineshape."""
+        return self if type(other) is int and other == 0 else _checked(other, "+") + self
 
     def __rmul__(self, other: Any) -> Lineshape:
         """Refuse what is no lineshape."""
@@ -140,7 +141,16 @@ class Lineshape:
         return f"<lineshape {self}({', '.join((self.variable, *self.specs))})>"
 
     def _describe(self, name: str, text: str | None) -> None:
-        """Set what makes an object look like a function: its name, text and signature."""
+        """Set what makes an object look like a function: its name, text and signature.
+
+        Raises
+        ------
+        ModelError
+            A name that Python keeps for itself, such as a variable "lambda".
+        """
+        reserved = [own for own in (self.variable, *self.specs) if keyword.iskeyword(own)]
+        if reserved:
+            raise ModelError(f"{reserved[0]!r} is a word of Python's own; expected a name for an argument of {name}, such as '{reserved[0]}_'.")
         arguments = [inspect.Parameter(self.variable, POSITIONAL)]
         arguments += [inspect.Parameter(known, POSITIONAL, default=spec) for known, spec in self.specs.items()]
         for key, value in (("__name__", name), ("__doc__", text), ("__signature__", inspect.Signature(arguments))):

@@ -225,14 +225,17 @@ def parameters(
     }
     for name, value in _named(start, specs, "start").items():
         specs[name] = replace(specs[name], start=_array(value, name))
-    for name, pair in _named(bounds, specs, "bounds").items():
+    ties, limits = _named(tied, specs, "tied"), _named(bounds, specs, "bounds")
+    for name, pair in limits.items():
         lower, upper = _pair(pair, name)
         specs[name] = replace(specs[name], lower=lower, upper=upper)
     kept = _named(_fixed(fixed), specs, "fixed")
     for name, value in kept.items():
         specs[name] = replace(specs[name], fixed=True, start=specs[name].start if value is None else _array(value, name))
-    for name, tie in _named(tied, specs, "tied").items():
+    for name, tie in ties.items():
         specs[name] = replace(specs[name], tied=tie)
+        if name not in limits:  # bounds of the signature are for a free parameter, such as the width of a ready shape
+            specs[name] = replace(specs[name], lower=None, upper=None)
     assumed = frozenset(name for name, spec in specs.items() if spec.start is None and spec.tied is None)
     for name in assumed:
         if specs[name].fixed:

@@ -13,7 +13,9 @@ from gradfit.model import lineshapes
 from gradfit.model.lineshape import Lineshape
 
 NAMES = tuple(name for name in lineshapes.__all__ if name not in ("Lineshape", "shape"))
-TERM = re.compile(r"\s*(?:(?P<prefix>[^\W\d]\w*)\s*:)?\s*(?P<name>[^\W\d]\w*)\s*\(\s*(?P<column>`[^`]+`|[^\W\d]\w*)\s*(?:,\s*(?P<degree>\d+)\s*)?\)\s*")
+TERM = re.compile(
+    r"\s*(?:(?P<prefix>[^\W\d]\w*)\s*:)?\s*(?P<name>[^\W\d]\w*)\s*\(\s*(?P<column>`[^`]+`|[^\W\d]\w*)\s*(?:,\s*(?P<degree>\d+)\s*)?\)\s*"
+)
 MENTIONED = re.compile(r"\b(" + "|".join(NAMES) + r")\s*\(")
 MOST_TERMS = 50
 
@@ -80,7 +82,9 @@ def _shape(match: re.Match[str]) -> Lineshape:
     if name not in NAMES:
         raise FormulaError(unknown("ready model", name, NAMES))
     if (name == "polynomial") != (degree is not None):
-        raise FormulaError(f"{match[0].strip()!r}: a polynomial has a degree, polynomial(x, 3), and no other ready model has one.")
+        raise FormulaError(
+            f"{match[0].strip()!r}: a polynomial has a degree, polynomial(x, 3), and no other ready model has one."
+        )
     shape: Lineshape = lineshapes.polynomial(int(degree)) if degree is not None else getattr(lineshapes, name)
     shape = shape if match["prefix"] is None else shape.prefixed(f"{match['prefix']}_")
     return shape.of(match["column"].strip("`"))

@@ -65,7 +65,7 @@ def _places(
 
 
 def _peak(window: Window) -> Mapping[str, Floats]:
-    centers, widths = _places(window, least=0.7, stride=0.7)
+    centers, widths = _places(window, least=0.7, stride=0.9, factor=1.6)
     return {"center": centers, "sigma": widths}
 
 
@@ -123,7 +123,7 @@ PSEUDO_VOIGT = Scan(
 
 def _skewed(window: Window) -> Mapping[str, Floats]:
     """Not skewed at first."""
-    centers, widths = _places(window, least=0.7, stride=0.7)
+    centers, widths = _places(window, least=0.7, stride=0.9, factor=1.6)
     return {"center": centers, "sigma": widths, "gamma": np.zeros_like(widths)}
 
 
@@ -142,7 +142,7 @@ SKEWED = Scan(("amplitude",), _skewed, PEAK_MOVES | {"gamma": SKEW_MOVE}, branch
 
 
 def _steps(window: Window) -> Mapping[str, Floats]:
-    centers, widths = _places(window, least=0.3, stride=0.8, outside=(2.0, 4.0, 7.0, 11.0))
+    centers, widths = _places(window, least=0.3, stride=1.2, factor=1.8, outside=(2.0, 4.0, 7.0, 11.0))
     return {"center": np.tile(centers, 2), "sigma": _both(widths)}
 
 
@@ -173,7 +173,7 @@ EXPONENTIAL = Scan(("amplitude",), _exponential, {"decay": _decay_move("decay", 
 
 def _biexponential(window: Window) -> Mapping[str, Floats]:
     """Every pair of decays; growth too, more coarsely."""
-    rates = _rates(window, 1.4)
+    rates = _rates(window, 1.6)
     decays = np.concatenate([1 / rates, -1 / rates[::3]])
     first, second = _pairs(decays, decays)
     ordered = first < second
@@ -221,8 +221,8 @@ ARRHENIUS = Scan(("prefactor",), _arrhenius, {"activation_energy": Move(0.2)}, d
 
 def _hill(window: Window) -> Mapping[str, Floats]:
     low, high = window.positive
-    slopes = np.array([0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 4.5, 7.0, 11.0, 18.0])
-    k, n = _pairs(_log_grid(low / 10, 30 * high, 1.25), _both(slopes))
+    slopes = np.array([0.25, 0.5, 0.9, 1.5, 2.5, 4.0, 7.0, 14.0])
+    k, n = _pairs(_log_grid(low / 10, 30 * high, 1.4), _both(slopes))
     return {"k": k, "n": n}
 
 
@@ -290,7 +290,7 @@ SINE = Scan(("amplitude",), _sine, {"frequency": Move(1 / OVERSAMPLING, _cycle)}
 def _damped_sine(window: Window) -> Mapping[str, Floats]:
     """The shorter the decay, the broader the resonance, and the fewer the frequencies."""
     frequencies, decays = [], []
-    for decay in np.geomspace(0.03, 8.0, 9) * window.span:
+    for decay in np.geomspace(0.04, 6.0, 6) * window.span:
         own = _frequencies(window, window.span / min(window.span, 2 * decay) / OVERSAMPLING)
         frequencies.append(own)
         decays.append(np.full(len(own), decay))

@@ -182,7 +182,8 @@ class Leaf(Node):
             if formula is not None:
                 return np.broadcast_to(formula(x, *given), (count, len(x)))
             if self.ready:
-                return np.broadcast_to(self.shape(x[None, :], *given), (count, len(x)))
+                tensors = (torch.as_tensor(value, dtype=torch.float64) for value in (x[None, :], *given))
+                return np.broadcast_to(self.shape.formula(*tensors).numpy(), (count, len(x)))
             return _row_by_row(self.shape.formula, x, given, count)
 
     def unpack(self, coefficients: Floats) -> dict[str, float]:

@@ -8,6 +8,7 @@ from html import escape
 from gradfit.report.text import columns
 from gradfit.statistics.comparison import F_TEST, Compared, Pair, Row
 
+QUESTION = "Nested models: if the smaller one is true, how probable is so much gain?"
 NUMBERS = ("loss", "reduced χ²", "AIC", "AICc", "ΔAICc", "weight", "BIC", "cross-validated")
 
 
@@ -15,7 +16,7 @@ def text(comparison: Compared) -> str:
     """Give the heading, the table, the tests of nested models, and what is not tested."""
     parts = [heading(comparison), columns(table(comparison))]
     if tests := test_rows(comparison):
-        parts.append("Nested models: if the smaller one is true, how probable is so much gain?\n" + columns(tests))
+        parts.append(f"{QUESTION}\n{columns(tests)}")
     parts += [
         "\n".join(lines) for lines in (untested(comparison), [f"Warning: {warning}" for warning in comparison.warnings]) if lines
     ]
@@ -26,7 +27,7 @@ def html(comparison: Compared) -> str:
     """Give the same for a notebook cell."""
     parts = [f"<p>{escape(heading(comparison))}</p>", _html_table(table(comparison))]
     if tests := test_rows(comparison):
-        parts.append(_html_table(tests))
+        parts += [f"<p>{escape(QUESTION)}</p>", _html_table(tests)]
     notes = [*untested(comparison), *comparison.warnings]
     if notes:
         parts.append(f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>")

@@ -63,7 +63,8 @@ def result_table(record: FitRecord) -> str:
         start = f"{estimate.start:g}" if math.isfinite(estimate.start) else ""
         cells = (estimate.name, rounded(estimate.value, estimate.stderr), text.interval(estimate), start)
         rows.append(
-            "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f'<td class="wrap">{escape(text.remark(estimate, record))}</td>'
+            "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+            + f'<td class="wrap">{escape(text.remark(estimate, record))}</td>'
         )
     if len(record.estimates) > text.MANY:
         rows.append(f'<td colspan="5">... and {len(record.estimates) - text.MANY} more</td>')
@@ -74,7 +75,8 @@ def result_table(record: FitRecord) -> str:
 def _ending(record: FitRecord) -> str:
     main = f'<p class="{"ok" if record.success else "bad"}">{escape(record.message)}</p>'
     others = [warning for warning in record.warnings if warning != record.message]
-    begun = "".join(f'<pre class="scroll">{escape(part)}</pre>' for part in text.beginning(record))
+    begun = f'<p class="note">{escape(record.beginning.text)}</p>' if record.beginning.text else ""
+    begun += f'<pre class="scroll">{escape(table)}</pre>' if (table := text.minima(record)) else ""
     return main + begun + "".join(f'<p class="note">{escape(warning)}</p>' for warning in others)
 
 

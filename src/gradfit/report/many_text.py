@@ -17,11 +17,16 @@ SHOWN = 3  # failed fits that are named
 
 def brief(record: ManyRecord) -> str:
     """A few lines: what was fitted, how the fits ended, and their median loss."""
-    lines = [heading(record), "  " + ", ".join(f"{count} {name}" for name, count in counts(record).items())]
+    lines = [heading(record), *_beginning(record), "  " + ", ".join(f"{count} {name}" for name, count in counts(record).items())]
     kept = record.loss[record.success & np.isfinite(record.loss)]
     if len(kept):
         lines.append(f"  median loss {np.median(kept):.4g}")
     return "\n".join(lines if record.count else lines[:1])
+
+
+def _beginning(record: ManyRecord) -> list[str]:
+    """Say where fits began, where the caller did not: one sentence, or none."""
+    return [f"  {record.beginning}"] if record.beginning else []
 
 
 def heading(record: ManyRecord) -> str:
@@ -47,7 +52,7 @@ def counts(record: ManyRecord) -> dict[str, int]:
 
 def report(record: ManyRecord, rows: int = 0) -> str:
     """Everything a reader needs: statuses, parameters, their errors, losses; the first fits one by one where ``rows`` asks for them."""
-    parts = [heading(record), listed(record, rows) if rows else "", _statuses(record)]
+    parts = ["\n".join([heading(record), *_beginning(record)]), listed(record, rows) if rows else "", _statuses(record)]
     if record.success.any():
         parts += [_values(record), _errors(record)]
     parts.append(_failed(record))

@@ -82,20 +82,23 @@ def interval(estimate: Estimate) -> str:
 
 def beginning(record: FitRecord) -> list[str]:
     """Say where the fit began, where the caller did not, and what other minima there are: one text, or none."""
-    found = record.beginning
-    if not found.text:
-        return []
-    lines = [found.text]
-    if len(found.minima) > 1:
-        rows = [("minimum", "loss", "starts", "")]
-        for place, minimum in enumerate(found.minima[:MINIMA], start=1):
-            values = ", ".join(f"{name} = {value:.4g}" for name, value in list(minimum.values.items())[:MINIMUM_VALUES])
-            more = ", ..." if len(minimum.values) > MINIMUM_VALUES else ""
-            rows.append((str(place), f"{minimum.loss:.6g}", str(minimum.starts), values + more))
-        if len(found.minima) > MINIMA:
-            rows.append((f"... and {len(found.minima) - MINIMA} more", "", "", ""))
-        lines.append(columns(rows))
-    return ["\n".join(lines)]
+    parts = [part for part in (record.beginning.text, minima(record)) if part]
+    return ["\n".join(parts)] if parts else []
+
+
+def minima(record: FitRecord) -> str:
+    """List the lowest minima, where there are several; else ""."""
+    found = record.beginning.minima
+    if len(found) < 2:
+        return ""
+    rows = [("minimum", "loss", "starts", "")]
+    for place, minimum in enumerate(found[:MINIMA], start=1):
+        values = ", ".join(f"{name} = {value:.4g}" for name, value in list(minimum.values.items())[:MINIMUM_VALUES])
+        more = ", ..." if len(minimum.values) > MINIMUM_VALUES else ""
+        rows.append((str(place), f"{minimum.loss:.6g}", str(minimum.starts), values + more))
+    if len(found) > MINIMA:
+        rows.append((f"... and {len(found) - MINIMA} more", "", "", ""))
+    return columns(rows)
 
 
 def remark(estimate: Estimate, record: FitRecord) -> str:
