@@ -336,7 +336,9 @@ def main() -> None:
     parser.add_argument("--json")
     parser.add_argument("--failures", action="store_true", help="print the draws that fail")
     options = parser.parse_args()
-    print(f"{'shape':24}{'fit':>8}{'guess':>8}{'lmfit':>8}{'none':>6}{'far':>6}{'guess ms':>10}{'most':>6}{'fit ms':>8}{'most':>6}")
+    print(
+        f"{'shape':24}{'fit':>8}{'guess':>8}{'lmfit':>8}{'none':>6}{'far':>6}{'guess ms':>10}{'most':>6}{'fit ms':>8}{'most':>6}"
+    )
     table = {}
     for case in CASES:
         if options.only is not None and options.only not in case.name:
@@ -345,13 +347,21 @@ def main() -> None:
         peer = own.peer
         trials = [trial(own, 100_000 * options.seed + draw) for draw in range(options.draws)]
         judged = [each for each in trials if each.ends]
-        share = {start: sum(each.reached(start) for each in judged) / len(judged) for start in ("fit", "guess", *(("lmfit",) if peer else ()))}
+        share = {
+            start: sum(each.reached(start) for each in judged) / len(judged)
+            for start in ("fit", "guess", *(("lmfit",) if peer else ()))
+        }
         far, none = sum(not each.reached("truth") for each in judged), len(trials) - len(judged)
         shown = "".join(f"{share[start]:8.3f}" if start in share else 8 * " " for start in ("fit", "guess", "lmfit"))
         times = {name: sorted(each.milliseconds[name] for each in trials) for name in ("guess", "fit")}
         took = f"{median(times['guess']):10.1f}{times['guess'][-1]:6.0f}{median(times['fit']):8.1f}{times['fit'][-1]:6.0f}"
         print(f"{case.name:24}{shown}{none:6d}{far:6d}{took}", flush=True)
-        table[case.name] = share | {"none": none, "far": far, "median_ms": {name: median(each) for name, each in times.items()}, "goal": case.goal}
+        table[case.name] = share | {
+            "none": none,
+            "far": far,
+            "median_ms": {name: median(each) for name, each in times.items()},
+            "goal": case.goal,
+        }
         if options.failures:
             for draw, each in enumerate(trials):
                 if not (each.reached("guess") and each.reached("fit")):

@@ -242,7 +242,9 @@ def test_the_summary_is_short(fits):
     )
     assert "21 converged, 1 no_data, 1 infinite_data, 1 too_few" in repr(fits)
     assert f"median loss {np.median(fits.loss[fits.success]):.4g}" in repr(fits)
-    assert len(repr(fits).splitlines()) == 3
+    assert fits.beginning == "No start was given for a: begun where the squares are least, given the others."
+    assert repr(fits).splitlines()[1] == f"  {fits.beginning}"
+    assert len(repr(fits).splitlines()) == 4
 
 
 def test_the_report_holds_quantiles_of_values_and_errors(fits):

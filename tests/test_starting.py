@@ -190,6 +190,16 @@ def test_where_every_start_fails_the_fit_says_so():
     assert any("None of 8 starts" in warning for warning in fit.warnings)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_starts_where_the_model_has_no_value_do_not_stand_in_the_way_of_the_others(seed):
+    late = lambda x, a, b, c: np.sqrt(a - 50) * np.exp(-x / b) + c  # noqa: E731
+    x = np.linspace(0.1, 10, 60)
+    y = late(x, 60.0, 2.0, 1.0) + 0.01 * np.random.default_rng(0).standard_normal(60)
+    fit = gradfit.fit(late, x, y, start=[70.0, 1.0, 1.0], multistart=64, seed=seed)
+    assert fit.loss < 1.5e-4
+    assert 1 <= fit.minima[0].starts < 16
+
+
 def test_many_rows_are_judged_by_some_and_the_minimum_is_that_of_all():
     x = np.linspace(400, 500, 40_000)
     y = peak(torch.from_numpy(x), **PEAK).numpy() + 0.1 * np.random.default_rng(1).standard_normal(len(x))

@@ -184,9 +184,9 @@ class Job:
                 f"fit {begin + place} has values that are NaN in {int(block.dropped[place])} of its rows; mend them, or pass "
                 'missing="drop" to leave such rows out.'
             )
-        parts = [self.tables.part(name, begin, end) for name in ("lowers", "uppers", "fixed")]
+        lower, upper, fixed = (self.tables.part(name, begin, end) for name in ("lowers", "uppers", "fixed"))
         theta, waits = self.tables.theta(begin, end)
-        starts = Starts(theta, *parts, waits)
+        starts = Starts(theta, lower, upper, fixed, waits)
         if self.held_out is None:
             return block, None, starts
         return *self.held_out.part(block, begin), starts

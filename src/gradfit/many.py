@@ -99,7 +99,10 @@ def fit_many(
         default; those at multiples of 8 where the last of these before them ended; all others where the last of those did. Where
         that one failed, a fit begins at the default, and one that fails from a neighbour is made again from there. Good where
         neighbours are alike, as pixels of an image are. The default: the number or :class:`gradfit.Parameter` in the
-        signature, otherwise 1; starts to go with "neighbour" or earlier results are given there.
+        signature; starts to go with "neighbour" or earlier results are given there. Where nobody gave a number, the default is
+        found, for each fit from its own data: from points that fill the space of such parameters, in units of the data, drawn by
+        ``seed``; the best of them are followed by short fits, and the fit begins at the lowest end, also of the parameters
+        that were given. ``fits.beginning`` says so. A model linear in all parameters begins at 1.
     bounds
         ``{"w": (lower, upper)}``, each side None, a number, or (fits,); NaN for none.
     fixed

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradfit.compiler.compiled import NativeKernel
 from gradfit.compiler.correlated import AnyKernel
+from gradfit.compiler.units import Role
 from gradfit.data.batch import Batch, Block, common
 from gradfit.errors import DataError
 from gradfit.methods.many import NOT_DONE, Starts, unfit
@@ -55,19 +56,23 @@ class ManyStarter:
         return np.array([name in self.tables.waiting for name in self.parameters.owners], dtype=bool)
 
     @cached_property
+    def known(self) -> dict[str, Role] | None:
+        """The role of each free number, where some have no start; None where the model is not compiled."""
+        kernel = self.kernel
+        return roles_of(kernel, kernel.data) if isinstance(kernel, NativeKernel) and self.waiting.any() else None
+
+    @cached_property
     def search(self) -> StartSearch | None:
         """Finds the starts of a block at once; None where it is not to."""
-        if not isinstance(self.kernel, NativeKernel) or not self.in_blocks or not self.waiting.any():
-            return None
-        known = roles_of(self.kernel)
-        if known is None or len(self.waiting) > MOST_SEARCHED:
+        kernel, known = self.kernel, self.known
+        if not isinstance(kernel, NativeKernel) or known is None or not self.in_blocks or len(self.waiting) > MOST_SEARCHED:
             return None
         shared, scaled = common(self.batch)
         tables = self.tables
         own = [start for start, waits in zip(tables.starts, self.waiting, strict=True) if not waits]
         # Rows set apart may be other ones in each fit.
         shared &= not self.apart and all(np.ndim(part) == 0 for part in (*own, *tables.lowers, *tables.uppers, *tables.fixed))
-        return StartSearch(self.kernel, known, self.waiting, shared, scaled, self.seed, self.radius)
+        return StartSearch(kernel, known, self.waiting, shared, scaled, self.seed, self.radius)
 
     @cached_property
     def beginning(self) -> Beginning:
@@ -80,8 +85,7 @@ class ManyStarter:
                 f"No start was given for {names}: begun at 1, for a space of {len(self.waiting)} parameters cannot be searched."
             )
             return Beginning("assumed", text)
-        known = roles_of(self.kernel)
-        if known is not None and self.waiting.all() and all(role.linear for role in known.values()):
+        if self.known is not None and self.waiting.all() and all(role.linear for role in self.known.values()):
             return Beginning("assumed", "")
         if search is None:
             return Beginning("search", f"No start was given for {names}: searched for in each fit by itself (seed {self.seed}).")

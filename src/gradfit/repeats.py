@@ -232,10 +232,11 @@ class Retried(Repeats):
     def _drawn(self) -> Floats:
         """Starts around the given ones, (count, starts - 1, p)."""
         tables, count = self.job.tables, len(self.places)
-        blocks = (
-            (block, starts) for block, _, starts in map(lambda cut: self.job.read(*cut), self.job.blocks(self.job.block_size))
-        )
-        given = np.concatenate([self.job.begun(block, starts).theta for block, starts in blocks])[:, None, :]
+        begun = []
+        for cut in self.job.blocks(self.job.block_size):
+            block, _, starts = self.job.read(*cut)
+            begun.append(self.job.begun(block, starts).theta)
+        given = np.concatenate(begun)[:, None, :]
         lower, upper = (np.broadcast_to(tables.part(side, 0, count), given[:, 0].shape)[:, None] for side in ("lowers", "uppers"))
         shape = (self.starts - 1, given.shape[2])
         normal, even = np.empty((count, *shape)), np.empty((count, *shape))

@@ -19,6 +19,7 @@ from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.method import Method
 from gradfit.methods.multistart import Followed, Ground, thinned
+from gradfit.methods.probing import probed
 from gradfit.model.lineshape import Lineshape
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
@@ -126,11 +127,10 @@ class Starter:
         first = _rows(self.guesses, known)
         if self.guesses:
             found = ground.follow(first) if ground.side_by_side else None
-            if found is None or not ground.enough(found):
+            if found is None or not found.arrived:
                 first = _rows(self._refined(), known)
-                better = ground.follow(first)
-                found = better if found is None else found + better
-            if found.best is not None and found.converged[found.best]:
+                found = ground.follow(first)
+            if found.arrived:
                 text = f"No start was given for {names}: guessed from the shape of the curve ({_count(len(found.sum), 'guess', 'guesses')})."
                 return known.at(found.theta[found.best]), Beginning("shape", text)
         found = ground.search(first, self.seed)
@@ -232,7 +232,7 @@ class Starter:
         kernel = kernel if rows is self.data else kernel.on(rows)
         waiting = unstarted(kernel.parameters)
         held = np.array([bool(waiting) and name not in waiting for name in kernel.parameters.owners], dtype=bool)
-        return Ground(kernel, rows, None if _is_implicit(data) else roles_of(kernel), held)
+        return Ground(kernel, rows, None if _is_implicit(data) else roles_of(kernel, rows), held)
 
 
 def _is_implicit(data: Dataset) -> bool:
@@ -240,15 +240,15 @@ def _is_implicit(data: Dataset) -> bool:
     return data.sigma_x is not None and data.sigma is not None and not data.sigma.all()
 
 
-def roles_of(kernel: AnyKernel) -> dict[str, Role] | None:
-    """Read the roles of a model's numbers, once for a compiled model; None where it is no graph."""
+def roles_of(kernel: AnyKernel, data: Dataset | None = None) -> dict[str, Role] | None:
+    """Read the roles of a model's numbers, once for a compiled model; of one that is no graph by calls on data; None where they are not told."""
     key = (kernel.code.prediction.text, kernel.parameters.free_elements) if isinstance(kernel, NativeKernel) else None
     if key is not None and key in KNOWN_ROLES:
         return KNOWN_ROLES[key]
     try:
         found = roles(kernel.eager)
     except Untraceable:
-        return None
+        return None if data is None or kernel.model.kind == "module" else probed(kernel.eager, data)
     if key is not None:
         while len(KNOWN_ROLES) >= MOST_KNOWN:
             KNOWN_ROLES.pop(next(iter(KNOWN_ROLES)))

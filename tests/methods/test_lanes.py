@@ -108,6 +108,14 @@ def test_what_cannot_be_vouched_for_is_left_to_the_careful_solver(kernel):
     assert not found.ended[1:3].any()
 
 
+def test_a_fit_that_cannot_begin_has_no_sum(kernel):
+    begin = starts(2)
+    begin.theta[1] = 1e200
+    found = many.fit_block(kernel, checked([X], spectra(2, 6), None, None), begin, Limits(careful=False))
+    assert np.isfinite(found.sum[0])
+    assert np.isnan(found.sum[1])
+
+
 GARBAGE = {
     "constant": lambda y: np.full_like(y, 7.0),
     "zero": lambda y: np.zeros_like(y),

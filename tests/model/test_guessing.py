@@ -208,6 +208,24 @@ def test_starts_are_distinct_and_the_best_comes_first():
     assert any(start["center"] == pytest.approx(7.0, abs=0.1) for start in starts)
 
 
+def test_starts_that_are_not_refined_lead_to_the_minimum_from_either_side_of_a_skewed_peak():
+    model = lineshapes.skewed_gaussian
+    y = model(X, 3.0, 4.0, 1.2, -3.0) + 0.01 * NOISE
+    starts = model.starts(X, y, count=4, refined=False)
+    assert {math.copysign(1.0, start["gamma"]) for start in starts} == {-1.0, 1.0}
+    refined = model.starts(X, y, count=4)
+    assert misfit(model, X, y, refined[0]) < 0.1 * misfit(model, X, y, starts[0])
+    assert_allclose(gradfit.fit(model, X, y).loss, gradfit.fit(model, X, y, start=refined[0]).loss, rtol=1e-9)
+
+
+def test_two_skewed_peaks_keep_the_skew_that_was_found_for_the_first():
+    model = lineshapes.skewed_gaussian.prefixed("a_") + lineshapes.skewed_gaussian.prefixed("b_")
+    truth = (3.0, 2.0, 0.8, 4.0, 2.0, 8.0, 0.7, -3.0)
+    y = model(X, *truth) + 0.005 * NOISE
+    fit = gradfit.fit(model, X, y)
+    assert fit.loss <= gradfit.fit(model, X, y, start=truth).loss * (1 + 1e-9)
+
+
 def test_a_wave_in_many_points_is_not_averaged_away():
     x = np.sort(np.random.default_rng(3).uniform(0, 100, 20_000))
     y = lineshapes.sine(x, 2.0, 37.3, 0.4) + np.random.default_rng(4).normal(0, 0.5, len(x)) + 3.0
@@ -247,4 +265,5 @@ def test_a_fit_from_the_guess_reaches_the_optimum_on_random_draws(place):
     trials = [bench.trial(bench.without_peer(bench.CASES[place]), 7_000_000 + draw) for draw in range(40)]
     judged = [trial for trial in trials if trial.ends]
     assert len(judged) >= 30
-    assert sum(not trial.reached("guess") for trial in judged) <= 1
+    for start in ("guess", "fit"):
+        assert sum(not trial.reached(start) for trial in judged) <= 1, start

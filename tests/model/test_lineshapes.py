@@ -245,6 +245,19 @@ def test_bounds_that_the_formula_needs_are_in_the_signature():
     assert all(spec.start is None for name in NAMES for spec in FORMULAS[name][0].specs.values())
 
 
+def test_a_tie_goes_before_the_bounds_of_a_shape():
+    y = lineshapes.voigt(X, 5.0, 4.0, 0.5, 0.5)
+    fit = gradfit.fit(lineshapes.voigt, X, y, tied={"gamma": "sigma"})
+    assert fit.values == pytest.approx({"amplitude": 5.0, "center": 4.0, "sigma": 0.5, "gamma": 0.5}, rel=1e-6)
+    with pytest.raises(gradfit.ParameterError, match="is tied and has bounds"):
+        gradfit.fit(lineshapes.voigt, X, y, tied={"gamma": "sigma"}, bounds={"gamma": (0, 1)})
+
+
+def test_the_builtin_sum_adds_shapes():
+    peaks = [lineshapes.gaussian.prefixed(f"p{k}_") for k in range(3)]
+    assert sum(peaks) == peaks[0] + peaks[1] + peaks[2]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -253,6 +266,7 @@ def test_bounds_that_the_formula_needs_are_in_the_signature():
         (lambda: np.sin * lineshapes.gaussian, r"lineshapes\.shape\(function\)"),
         (lambda: lineshapes.gaussian.prefixed("1"), "beginning of a name"),
         (lambda: lineshapes.gaussian.of("sigma"), "no parameter"),
+        (lambda: lineshapes.gaussian.of("lambda"), "word of Python's own"),
         (lambda: lineshapes.gaussian(X, 1.0, 2.0), "a value for each of x, amplitude, center, sigma"),
         (lambda: lineshapes.gaussian(X, 1.0, 2.0, width=3.0), "a value for each of x, amplitude, center, sigma"),
         (lambda: lineshapes.polynomial(-1), "whole number from 0 to 12"),

@@ -327,7 +327,7 @@ def common(batch: Batch) -> tuple[bool, bool]:
     whole = batch.whole if isinstance(batch, ChosenBatch) else batch
     if not isinstance(whole, DenseBatch) or any(column.ndim > 1 for column in whole.columns):
         return False, False
-    shape = () if whole.sigma is None else np.shape(whole.sigma)
+    shape: tuple[int, ...] = () if whole.sigma is None else np.shape(whole.sigma)
     scaled = len(shape) == 2 and shape[1] == 1
     return len(shape) < 2 or scaled, scaled
 

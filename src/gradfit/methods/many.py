@@ -11,6 +11,7 @@ What is found for a fit does not depend on the fits beside it, to the last bit.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,8 +87,9 @@ class Starts:
 
     def chosen(self, places: np.ndarray) -> Starts:
         """Give some of them."""
-        parts = (part if part.ndim == 1 else part[places] for part in (self.theta, self.lower, self.upper, self.fixed))
-        return Starts(*parts, None if self.open is None else self.open[places])
+        own: Callable[[Floats], Floats] = lambda part: part if part.ndim == 1 else part[places]  # noqa: E731
+        waiting = None if self.open is None else self.open[places]
+        return Starts(own(self.theta), own(self.lower), own(self.upper), own(self.fixed), waiting)
 
 
 @dataclass(frozen=True)

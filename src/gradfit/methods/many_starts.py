@@ -243,7 +243,7 @@ class StartSearch:
             failed = left[whole.status != CONVERGED]
             other = arrived.argmin(axis=1)[whole.status != CONVERGED]
             best[failed] = ends[failed, other]
-        return best
+        return np.asarray(best)
 
     # --- candidates ---------------------------------------------------------------------------------------------------
 
@@ -272,7 +272,6 @@ class StartSearch:
         number, places = self.number(block.target.shape[1]), self.searched
         theta = np.repeat(starts.theta[:, None], number, axis=1)
         theta[:, :, self.linear] = 0.0
-        plain = np.ones(number, dtype=bool)
         if not places.size:
             return theta, number
         points, index = cube(len(places), 0, number, self.seed), np.arange(number)
@@ -296,11 +295,8 @@ class StartSearch:
             if not role.column:
                 values = np.where(positive, np.abs(values), values)
             lower, upper = (np.reshape(side[..., place], (-1, 1)) for side in (starts.lower, starts.upper))
-            values = within(share, lower, upper, values)
-            if not role.column:
-                plain &= np.asarray(np.atleast_2d(values)[0] >= 0)
-            theta[:, :, place] = np.clip(_rounded(values), lower, upper)
-        return theta[:, np.argsort(~plain, kind="stable")], int(plain.sum())
+            theta[:, :, place] = np.clip(_rounded(within(share, lower, upper, values)), lower, upper)
+        return theta[:, np.argsort(~positive, kind="stable")], int(positive.sum())
 
     def _in_one_product(self, block: Block, starts: Starts, theta: Floats) -> np.ndarray:
         """Share of the squares that is left of all fits at all of their common candidates, (candidates, p), as `Candidates` has it."""
@@ -309,7 +305,7 @@ class StartSearch:
         zeros = Block(block.columns, np.zeros((number, n)), weight, np.full(number, n), np.full(number, FINE), np.zeros(number))
         offset, slopes = evaluating.rows(self.kernel, zeros, theta, starts.fixed)
         slopes = slopes[:, self.linear]
-        lost = ~(np.isfinite(offset).all(axis=1) & np.isfinite(slopes).all(axis=(1, 2)))
+        lost = np.asarray(~(np.isfinite(offset).all(axis=1) & np.isfinite(slopes).all(axis=(1, 2))))
         offset, slopes = np.where(lost[:, None], 0.0, offset), np.where(lost[:, None, None], 0.0, slopes)
         basis = _orthonormal(slopes)
         k = basis.shape[1]

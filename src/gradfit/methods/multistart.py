@@ -80,6 +80,11 @@ class Followed:
         negative = (self.theta[near] < 0).sum(axis=1)
         return int(near[np.lexsort((self.sum[near], negative, ~self.converged[near]))[0]])
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the lowest is a minimum."""
+        return self.best is not None and bool(self.converged[self.best])
+
     def replaced(self, places: np.ndarray, others: Followed) -> Followed:
         """Give the same with some that were followed further."""
         theta, total, converged = self.theta.copy(), self.sum.copy(), self.converged.copy()

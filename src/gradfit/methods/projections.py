@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradfit.methods.marquardt import Counters, Linearize, Matrices, Matrix, SumOfSquares, Vector, dot, subtract
+from gradfit.methods.marquardt import Counters, Linearize, Matrices, Matrix, SumOfSquares, dot, subtract
 
 INFINITE = math.inf
 DEPENDENT = 1e-20  # of the square of a column: what is left is rounding

@@ -37,10 +37,11 @@ Values = dict[str, Any]  # nonlinear parameters by name: numbers, or (G,) of can
 FEW = 4  # starts that are refined where one is asked for
 DRAWS = 12  # of the other factors, where one factor of a product is scanned
 SWEEPS = 2  # in which each term is chosen again given the others
-DESCENTS, RACED = 10, 3  # Gauss-Newton steps to the minimum; after how many only the lowest go on
+MOST_DESCENTS = 24  # Gauss-Newton steps; for few nonlinear parameters fewer, twice as many for each more
+RACED = 2  # more than there are parameters: after so many steps only the lowest third goes on, or as many as are asked for
 DAMPINGS = (0.0, 1e-3, 3e-2, 1.0)
 PROBE = 1e-3  # steps of the scan over which a derivative is taken
-ENOUGH = 1e-5  # of the sum of squares: a smaller gain ends the descent
+ENOUGH = 1e-6  # of the sum of squares: a smaller gain ends the descent
 MOST_NUMBERS = 4_000_000  # evaluated at once
 LOOKED_AT = 80  # best candidates among which distinct ones are sought
 SAME = 1e-3  # relative difference between starts that are one
@@ -146,7 +147,7 @@ def _unlike_curves(curves: Floats, count: int) -> list[int]:
     overlap = np.abs(curves @ curves.T)
     kept, nearest = [0], overlap[0]
     few = min(count, FEW)
-    for alike, most in ((ALIKE, few), (ELSEWHERE, count), (NEARLY, few)):
+    for alike, most in ((ALIKE, few), (ELSEWHERE, count), (NEARLY, count)):
         while len(kept) < most and (left := np.flatnonzero(nearest < alike)).size:
             kept.append(int(left[0]))
             nearest = np.maximum(nearest, overlap[left[0]])
@@ -155,7 +156,9 @@ def _unlike_curves(curves: Floats, count: int) -> list[int]:
 
 def _stacked(picks: Sequence[_Picked]) -> tuple[Floats, dict[str, Floats]]:
     """Give the costs of picks, (K,), and their parameters, (K,) each."""
-    return np.array([each.cost for each in picks]), {name: np.array([each.values[name] for each in picks]) for name in picks[0].values}
+    return np.array([each.cost for each in picks]), {
+        name: np.array([each.values[name] for each in picks]) for name in picks[0].values
+    }
 
 
 def _lowest(cost: Floats, values: Mapping[str, Floats], count: int) -> list[int]:
@@ -206,6 +209,9 @@ class _Search:
         finished = self._descended(begun, count) if refined else self._branched(begun)
         if len(self.moving) > 1:
             finished.append(self._one_by_one())
+        finished = [each for each in finished if math.isfinite(each.cost)]
+        if not finished:
+            return []
         finished = [finished[k] for k in _lowest(*_stacked(finished), count if refined else len(finished))]
         return [each.values | linear for each, linear in zip(finished, self._linear(finished, screen=not refined), strict=True)]
 
@@ -232,7 +238,7 @@ class _Search:
             others = [*self._still, *self._placed(picked.values)]
             options = [self._place(k, picked.values, others, 1)[0] for k in self._unlike(rest)]
             again = min(options, key=lambda each: each.cost)
-            picked = self._descended([again], 1)[0]
+            picked = next(iter(self._descended([again], 1)), again)
         return picked
 
     def _next(self, values: Values, rest: Sequence[int], others: Sequence[int], count: int) -> list[_Picked]:
@@ -330,7 +336,7 @@ class _Search:
         cost, _ = self._scanned(k, values, grid, basis, whole=leaf)
         order = np.argsort(cost, kind="stable")[:LOOKED_AT]
         chosen = order[:1]
-        if count > 1:
+        if count > 1 and math.isfinite(cost[order[0]]):
             near = {name: column[order] for name, column in grid.items()}
             _, fits = self._scanned(k, values, near, basis, fits=True)
             fits /= np.maximum(np.linalg.norm(fits, axis=1, keepdims=True), np.finfo(float).tiny)
@@ -364,9 +370,9 @@ class _Search:
         cost, values = _stacked(self._branched(picks))
         going = np.arange(len(cost))
         probes = np.concatenate([np.zeros((1, size)), PROBE * np.eye(size), -PROBE * np.eye(size)])
-        for step in range(DESCENTS):
-            if step == RACED:
-                going = going[np.isin(going, _lowest(cost, values, count))]
+        for step in range(min(2 ** (size + 1), MOST_DESCENTS)):
+            if step == RACED + size:
+                going = going[np.isin(going, _lowest(cost, values, max(count, len(cost) // 3)))]
             if not going.size:
                 break
             here = {name: column[going] for name, column in values.items()}
@@ -408,7 +414,8 @@ class _Search:
         found = directions(unit(columns * weight), np.empty((0, self.window.n)))
         with np.errstate(all="ignore"):
             left = y - curves(along(y, found), found)
-        return moved, left.reshape(*steps.shape[:2], -1)
+        finite = np.all(np.isfinite(list(moved.values())), axis=0)  # an infinite decay is a constant, but no start
+        return moved, np.where(finite[..., None], left.reshape(*steps.shape[:2], -1), math.nan)
 
     # Linear algebra.
 
@@ -459,9 +466,7 @@ class _Search:
                 found.append(curves(parts, own))
         return np.concatenate(costs), np.concatenate(found)
 
-    def _basis(
-        self, term: Node, whole: Leaf | None, values: Values, part: tuple[int, int]
-    ) -> tuple[Floats | None, Floats]:
+    def _basis(self, term: Node, whole: Leaf | None, values: Values, part: tuple[int, int]) -> tuple[Floats | None, Floats]:
         """Give a term's offset and columns, weighted; those of a shape's whole scan are kept."""
         key = (whole.key, part) if whole is term and whole is not None else None
         if key is not None and key in self._columns:

@@ -150,7 +150,9 @@ class Lineshape:
         """
         reserved = [own for own in (self.variable, *self.specs) if keyword.iskeyword(own)]
         if reserved:
-            raise ModelError(f"{reserved[0]!r} is a word of Python's own; expected a name for an argument of {name}, such as '{reserved[0]}_'.")
+            raise ModelError(
+                f"{reserved[0]!r} is a word of Python's own; expected a name for an argument of {name}, such as '{reserved[0]}_'."
+            )
         arguments = [inspect.Parameter(self.variable, POSITIONAL)]
         arguments += [inspect.Parameter(known, POSITIONAL, default=spec) for known, spec in self.specs.items()]
         for key, value in (("__name__", name), ("__doc__", text), ("__signature__", inspect.Signature(arguments))):

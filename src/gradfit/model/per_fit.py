@@ -150,7 +150,7 @@ class Tables:
             ends = self._stacked(self.earlier, begin, end)
             with np.errstate(invalid="ignore"):
                 inside = (ends >= self.part("lowers", begin, end)) & (ends <= self.part("uppers", begin, end))
-            known = inside.all(axis=1)
+            known |= inside.all(axis=1)
             table[known] = ends[known]
         return table, ~known if self.waiting else None
 
@@ -163,7 +163,8 @@ class Tables:
     def chosen(self, places: np.ndarray) -> Tables:
         """Give those of some fits."""
         some: Any = lambda parts: [part if np.ndim(part) == 0 else part[places] for part in parts]  # noqa: E731
-        return Tables(*map(some, (self.starts, self.lowers, self.uppers, self.fixed, self.earlier)), self.waiting)
+        starts, lowers, uppers, fixed, earlier = map(some, (self.starts, self.lowers, self.uppers, self.fixed, self.earlier))
+        return Tables(starts, lowers, uppers, fixed, earlier, self.waiting)
 
     def fixed_values(self, known: Parameters) -> dict[str, Any]:
         """Values of the fixed parameters by name: of its shape, or one each, (count, ...)."""

@@ -47,4 +47,4 @@ def along(rest: Floats, found: Floats) -> Floats:
 
 def curves(parts: Floats, found: Floats) -> Floats:
     """Give the sums of directions, (G, m, n), times parts, (G, m): (G, n)."""
-    return np.einsum("gm,gmn->gn", parts, found)
+    return np.asarray(np.einsum("gm,gmn->gn", parts, found))

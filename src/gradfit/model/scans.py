@@ -73,7 +73,11 @@ PEAK_MOVES = {"center": Move(0.7, _unit_of("sigma")), "sigma": Move(0.4)}
 PEAK = Scan(("amplitude",), _peak, PEAK_MOVES)
 
 
-SHARES = ((1.0, 0.05), (0.6, 0.5), (0.1, 1.0))  # of a width in sigma and gamma: nearly a Gaussian, half and half, nearly a Lorentzian
+SHARES = (
+    (1.0, 0.05),
+    (0.6, 0.5),
+    (0.1, 1.0),
+)  # of a width in sigma and gamma: nearly a Gaussian, half and half, nearly a Lorentzian
 
 
 def _voigt(window: Window) -> Mapping[str, Floats]:
@@ -127,13 +131,20 @@ def _skewed(window: Window) -> Mapping[str, Floats]:
     return {"center": centers, "sigma": widths, "gamma": np.zeros_like(widths)}
 
 
+def _moments(gamma: float) -> tuple[float, float]:
+    """Give mean and standard deviation of a skewed peak with center 0 and sigma 1; Azzalini 1985."""
+    mean = math.sqrt(2 / math.pi) * gamma / math.sqrt(1 + gamma**2)
+    return mean, math.sqrt(1 - mean**2)
+
+
 def _skewed_branches(values: Mapping[str, float]) -> Sequence[Mapping[str, float]]:
-    """Give peaks of the same mean and standard deviation, skewed little and much to either side; Azzalini 1985."""
+    """Give peaks of the same mean and standard deviation, skewed little and much to either side."""
+    mean, deviation = _moments(values["gamma"])
     found = []
     for gamma in (1.0, -1.0, 3.0, -3.0, 12.0, -12.0):
-        delta = gamma / math.sqrt(1 + gamma**2)
-        sigma = values["sigma"] / math.sqrt(1 - 2 * delta**2 / math.pi)
-        found.append({"center": values["center"] - sigma * delta * math.sqrt(2 / math.pi), "sigma": sigma, "gamma": gamma})
+        own_mean, own_deviation = _moments(gamma)
+        sigma = values["sigma"] * deviation / own_deviation
+        found.append({"center": values["center"] + values["sigma"] * mean - sigma * own_mean, "sigma": sigma, "gamma": gamma})
     return found
 
 
@@ -142,7 +153,7 @@ SKEWED = Scan(("amplitude",), _skewed, PEAK_MOVES | {"gamma": SKEW_MOVE}, branch
 
 
 def _steps(window: Window) -> Mapping[str, Floats]:
-    centers, widths = _places(window, least=0.3, stride=1.2, factor=1.8, outside=(2.0, 4.0, 7.0, 11.0))
+    centers, widths = _places(window, least=0.5, stride=1.2, factor=1.8, outside=(2.0, 4.0, 7.0, 11.0))
     return {"center": np.tile(centers, 2), "sigma": _both(widths)}
 
 
