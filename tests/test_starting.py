@@ -230,3 +230,11 @@ def test_minima_are_kept_in_a_file(tmp_path):
 def test_the_torch_engine_follows_many_starts_too():
     fit = gradfit.fit(peak, X, Y, start={"a": 1, "c": 420, "w": 2, "o": 0}, multistart=24, engine="torch")
     assert fit.values["c"] == pytest.approx(468, abs=1)
+
+
+@pytest.mark.parametrize("turns", [0.7, 5.3, 17.8, 44.1])
+def test_a_wave_of_any_frequency_that_the_points_tell_is_found(turns):
+    x = np.linspace(0, 1, 100)
+    y = 2 * np.sin(2 * np.pi * turns * x + 0.8) + 0.2 * np.random.default_rng(3).standard_normal(100)
+    fit = gradfit.fit(lambda x, a, w, p: a * torch.sin(w * x + p), x, y)
+    assert abs(fit.values["w"]) == pytest.approx(2 * np.pi * turns, rel=0.05)

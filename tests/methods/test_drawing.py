@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 
 from gradfit.compiler.units import UNIT_OF_TARGET, Role
 from gradfit.data.dataset import Dataset
-from gradfit.methods.drawing import around, cube, projected, spread
+from gradfit.methods.drawing import around, cube, projected, some_half, spread
 
 X = np.linspace(3, 7, 40)
 DATA = Dataset({"x": X}, np.cos(X), "y", None, np.arange(40))
 KNOWN = {
-    "center": Role({"x": 1.0}, "x", False),
-    "rate": Role({"x": -1.0}, "", False),
-    "height": Role({UNIT_OF_TARGET: 1.0}, "", False),
-    "power": Role({}, "", False),
-    "open": Role(None, "", False),
+    "center": Role({"x": 1.0}, "x", linear=False, periodic=False),
+    "rate": Role({"x": -1.0}, "", linear=False, periodic=False),
+    "height": Role({UNIT_OF_TARGET: 1.0}, "", linear=False, periodic=False),
+    "power": Role({}, "", linear=False, periodic=False),
+    "open": Role(None, "", linear=False, periodic=False),
 }
 NAMES = tuple(KNOWN)
 FREE = np.full(5, -np.inf), np.full(5, np.inf)
@@ -32,6 +32,15 @@ def test_starts_are_of_the_size_that_the_data_suggest():
     assert np.abs(power).max() < 30
     assert ((theta > 0).mean(axis=0) > 0.3).all()
     assert ((theta < 0).mean(axis=0)[1:] > 0.3).all()
+
+
+def test_frequencies_are_drawn_evenly_up_to_the_highest_that_the_points_can_tell():
+    known = {"w": Role({"x": -1.0}, "", linear=False, periodic=True), "p": Role({}, "", linear=False, periodic=True)}
+    waving = spread(cube(2, 0, 512, 0), known, ("w", "p"), DATA, FREE[0][:2], FREE[1][:2])[some_half(512, 0)]
+    highest = np.pi * 39 / 4
+    assert np.histogram(waving[:, 0], 4, (0, highest))[0].min() > 50
+    assert (waving[:, 0] <= highest).all()
+    assert np.histogram(waving[:, 1], 4, (0, 2 * np.pi))[0].min() > 50
 
 
 @settings(deadline=None, max_examples=20)

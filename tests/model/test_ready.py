@@ -59,6 +59,13 @@ def test_what_is_no_formula_of_ready_models_is_refused(text, saying):
         gradfit.fit(text, data=TABLE)
 
 
+def test_who_forgot_the_column_is_told_how_to_write_it():
+    with pytest.raises(gradfit.ModelError, match=r"gaussian is a ready model: write gaussian\(energy\)"):
+        gradfit.fit("counts = gaussian + line", data=TABLE)
+    with pytest.raises(gradfit.ModelError, match=r"which column x is, with \.of\('energy'\)"):
+        gradfit.fit(gradfit.lineshapes.gaussian, data=TABLE, target="counts")
+
+
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(gradfit.ModelError, match="nothing"):
         gradfit.fit("counts = gaussian(nothing)", data=TABLE)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradfit.compiler.eager import EagerKernel
-from gradfit.compiler.graph import COMPARISONS, Graph, Node
+from gradfit.compiler.graph import COMPARISONS, Graph, Node, ordered
 from gradfit.compiler.row_trace import prediction_graph
 from gradfit.typing import Floats
 
@@ -24,6 +24,7 @@ UNIT_OF_TARGET = " target"  # no argument has a blank in its name
 ALIKE = frozenset(["add", "sub", "fmod", "remainder", "minimum", "maximum", "hypot", *COMPARISONS])
 KEEPS = frozenset(["neg", "abs", "floor", "ceil", "trunc", "round", "double", "single"])
 STRAIGHT = frozenset(["neg", "double", "single"])  # linear in their argument
+WAVES = frozenset(["sin", "cos", "tan"])
 SMALLEST_PIVOT = 1e-9
 
 
@@ -39,11 +40,14 @@ class Role:
         The column along which it is a place, as c in ``x - c``; else "".
     linear
         Whether the prediction is linear in it, together with all others of which that is said.
+    periodic
+        Whether it may stand in the argument of a sine or cosine.
     """
 
     powers: Mapping[str, float] | None
     column: str
     linear: bool
+    periodic: bool = True
 
 
 def roles(kernel: EagerKernel) -> dict[str, Role]:
@@ -58,8 +62,8 @@ def roles(kernel: EagerKernel) -> dict[str, Role]:
     columns = tuple(kernel.columns)
     powers = _powers(graph, free, columns)
     places = _places(graph, free, columns)
-    linear = _linear(graph, free)
-    return {name: Role(powers[name], places.get(name, ""), name in linear) for name in free}
+    linear, periodic = _linear(graph, free), _periodic(graph)
+    return {name: Role(powers[name], places.get(name, ""), name in linear, name in periodic) for name in free}
 
 
 # --- units ------------------------------------------------------------------------------------------------------------
@@ -165,6 +169,15 @@ def _places(graph: Graph, free: Sequence[str], columns: Sequence[str]) -> dict[s
 
 def _without_sign(node: Node) -> Node:
     return node.arguments[0] if node.operation == "neg" else node
+
+
+# --- waves --------------------------------------------------------------------------------------------------------------
+
+
+def _periodic(graph: Graph) -> set[str]:
+    """Find the inputs that stand in the argument of a sine or cosine."""
+    inside = ordered(argument for node in graph.nodes() if node.operation in WAVES for argument in node.arguments)
+    return {str(node.value) for node in inside if node.operation == "input"}
 
 
 # --- linear parameters ------------------------------------------------------------------------------------------------

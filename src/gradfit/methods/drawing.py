@@ -35,7 +35,7 @@ ANY = 1e3  # and one whose unit is open within this of a scale at hand
 AROUND = 4.0  # decades below a given start
 APART = 0.3  # standard deviation of the logarithm, near a start
 RIDGE = 1e-12  # of a normal matrix with unit diagonal
-FAR = 1e3  # a one-sided bound is left by up to this many units
+TURN = 2 * math.pi
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,14 @@ class Axis:
         span, size = self.highest - self.lowest, np.abs(self.highest)
         return np.where(span != 0, span, np.where(size != 0, size, 1.0))
 
+    @property
+    def step(self) -> Any:
+        """Distance of neighbours, or what stands for it where there are none."""
+        return np.where(self.spacing != 0, self.spacing, self.span)
+
     def scale(self, share: Floats) -> Floats:
         """Scales between the distance of neighbours and several spans, by a number from 0 to 1."""
-        least = np.minimum(np.where(self.spacing != 0, self.spacing, self.span), self.span)
+        least = np.minimum(self.step, self.span)
         return np.asarray(least * (WIDEST * self.span / least) ** share)
 
     def size(self, share: Floats) -> Floats:
@@ -96,6 +101,11 @@ def cube(dimensions: int, begin: int, end: int, seed: int) -> Floats:
         return sequence.random(end - begin)
 
 
+def some_half(count: int, which: int) -> np.ndarray:
+    """Choose about half of so many points, (count,) bool, in an order of its own: every second point of a Sobol sequence lies in one half."""
+    return np.random.default_rng(which).random(count) < 0.5
+
+
 def spread(
     points: Floats, known: Mapping[str, Role] | None, names: Sequence[str], data: Dataset, lower: Floats, upper: Floats
 ) -> Floats:
@@ -115,15 +125,23 @@ def spread(
     (count, p)
     """
     scales = axes(data)
+    waving = some_half(len(points), 0)
     columns = [
-        within(share, lower[place], upper[place], drawn(share, None if known is None else known[name], scales))
+        within(share, lower[place], upper[place], drawn(share, None if known is None else known[name], scales, waving))
         for place, (name, share) in enumerate(zip(names, points.T, strict=True))
     ]
     return np.array(columns).reshape(len(names), len(points)).T
 
 
-def drawn(share: Floats, role: Role | None, scales: Mapping[str, Axis]) -> Floats:
-    """Draw a number by its role, (count,), or (data sets, count); of the share in [0, 1) the first half is one sign, or places, the second the other."""
+def drawn(share: Floats, role: Role | None, scales: Mapping[str, Axis], waving: np.ndarray) -> Floats:
+    """Draw a number by its role, (count,), or (data sets, count); of the share in [0, 1) the first half is one sign, or places, the second the other.
+
+    Parameters
+    ----------
+    waving
+        At which points what stands in a sine or cosine is an angle, or one of evenly spaced frequencies up to the highest that the points
+        tell from a lower one: minima in a frequency are narrow, and as many at high ones as at low ones.
+    """
     if role is not None and role.column:
         axis = scales[role.column]
         margin = OUTSIDE * axis.span
@@ -132,9 +150,18 @@ def drawn(share: Floats, role: Role | None, scales: Mapping[str, Axis]) -> Float
     if role is None or role.powers is None:
         return _of_any_scale(share, scales)
     powers = {name: power for name, power in role.powers.items() if power}
+    rate = frequency_of(role)
     if not powers:
-        return _signed(share, lambda inner: PLAIN ** (2 * inner - 1))
-    return _signed(share, lambda inner: _size(inner, powers, scales))
+        sizes = _signed(share, lambda inner: PLAIN ** (2 * inner - 1))
+        return np.where(waving, share * TURN, sizes) if role.periodic else sizes
+    sizes = _signed(share, lambda inner: _size(inner, powers, scales))
+    return np.where(waving, share * TURN / 2 / scales[rate].step, sizes) if rate else sizes
+
+
+def frequency_of(role: Role) -> str:
+    """Name the column along which a number may be a frequency; "" where it is none."""
+    powers = {name: power for name, power in (role.powers or {}).items() if power}
+    return next(iter(powers)) if role.periodic and list(powers.values()) == [-1.0] else ""
 
 
 def _signed(share: Floats, size: Callable[[Floats], Floats]) -> Floats:

@@ -154,5 +154,5 @@ class MarquardtRun:
             why = self.solver.refusal.rstrip(".") or "it gives NaN or infinity"
             return Status.STALLED, f"beyond here the model cannot be evaluated: {why}"
         distance = self.solver.numbers[marquardt.DISTANCE]
-        detail = f"a step of {distance:.2g} standard errors should lower it and does not; the model may be rough or its derivative wrong"
-        return Status.STALLED, detail
+        step = f"a step of {distance:.2g} standard errors" if math.isfinite(distance) else "a step"
+        return Status.STALLED, f"{step} should lower it and does not; the model may be rough or its derivative wrong"

@@ -25,14 +25,13 @@ from gradfit.compiler.solver import Entry, Size
 from gradfit.compiler.units import UNIT_OF_TARGET, Role
 from gradfit.data.batch import FINE, Block
 from gradfit.methods import evaluating, marquardt, projections
-from gradfit.methods.drawing import Axis, cube, drawn, within
+from gradfit.methods.drawing import Axis, cube, drawn, frequency_of, some_half, within
 from gradfit.methods.many import CONVERGED, NOT_DONE, Limits, Starts, fit_block, unfit
 from gradfit.methods.solving import ONE_MORE, P, algorithm_object
 from gradfit.typing import Floats
 
 CANDIDATES = (1, 128, 128, 256, 1024)  # by how many numbers are drawn: more for more
 FOR_EACH_ROW, MOST_CANDIDATES = 6, 2048  # where a frequency is drawn, more rows tell more of them apart
-TURN = 2 * math.pi
 FOLLOWED = (2, 2, 4, 8)  # candidates of each round
 STEPS = 24  # of a short fit
 AGREE = 2  # ends at the lowest minimum that are enough
@@ -149,12 +148,8 @@ class StartSearch:
 
     def rates(self) -> dict[int, str]:
         """Drawn numbers that may be a frequency, and along which column."""
-        found = {}
-        for place in self.searched:
-            powers = {name: power for name, power in (self.known[self.names[place]].powers or {}).items() if power}
-            if list(powers.values()) == [-1.0]:
-                found[int(place)] = next(iter(powers))
-        return found
+        own = {int(place): frequency_of(self.known[self.names[place]]) for place in self.searched}
+        return {place: column for place, column in own.items() if column}
 
     def number(self, rows: int) -> int:
         """How many candidates there are for fits of so many rows."""
@@ -274,7 +269,7 @@ class StartSearch:
         theta[:, :, self.linear] = 0.0
         if not places.size:
             return theta, number
-        points, index = cube(len(places), 0, number, self.seed), np.arange(number)
+        points = cube(len(places), 0, number, self.seed)
         names = self.kernel.base.model.data_names
         scales = {
             name: Axis.of_each(np.atleast_2d(column).astype(np.float64), block.sizes[: len(np.atleast_2d(column))])
@@ -282,16 +277,10 @@ class StartSearch:
         }
         if self.in_units_of_target:
             scales[UNIT_OF_TARGET] = Axis.of_each(block.target.astype(np.float64), block.sizes)
-        rates = self.rates()
-        waving, positive = (index % 2 == 1) & bool(rates), index % 4 < 2
+        waving, positive = some_half(number, 0), some_half(number, 1)
         for place, share in zip(places.tolist(), points.T, strict=True):
             role = self.known[self.names[place]]
-            values = drawn(share, role, scales)
-            if place in rates:
-                axis = scales[rates[place]]
-                values = np.where(waving, share * TURN / 2 / np.where(axis.spacing != 0, axis.spacing, axis.span), values)
-            elif rates and role.powers is not None and not any(role.powers.values()):
-                values = np.where(waving, share * TURN, values)
+            values = drawn(share, role, scales, waving)
             if not role.column:
                 values = np.where(positive, np.abs(values), values)
             lower, upper = (np.reshape(side[..., place], (-1, 1)) for side in (starts.lower, starts.upper))

@@ -212,6 +212,10 @@ class Ground:
                     slopes[place] = self.data.white(derivative).T
         return residual, slopes
 
+    def slopes(self, theta: Floats) -> Floats:
+        """Derivatives of the residuals at many points, (count, p, n); NaN where the model has none."""
+        return self._rows(theta)[1]
+
     def losses(self, theta: Floats) -> Floats:
         """N times the mean loss at many points, (count,); infinite where it is not finite."""
         if self.side_by_side:

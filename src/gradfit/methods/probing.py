@@ -30,7 +30,7 @@ from gradfit.typing import Floats
 ROWS, POINTS, TRIED = 64, 4, 64  # that are looked at; points where the model shows something, of so many
 LINES = 2  # of the points, from which it is seen whether the model is linear: a call may take long
 VARIES = 1e-3  # of the largest value: a smaller range of predictions shows nothing
-STEP = 1e-4  # of x, relative, or of its span
+STEP = 1e-6  # of the span of x
 HOLDS, CLEAN = 1e-3, 0.02  # relative residual of equations that hold; distance from a multiple of a half
 STRAIGHT = 1e-9  # relative second difference of what is linear
 
@@ -68,7 +68,10 @@ class _Probe:
 
     def _looked_at(self) -> tuple[Floats, Floats, Floats]:
         """Points (K, p), predictions (K, n) and their derivatives (K, n, p)."""
-        parameters, points, values, slopes = self.kernel.parameters, [], [], []
+        parameters = self.kernel.parameters
+        points: list[Floats] = []
+        values: list[Floats] = []
+        slopes: list[Floats] = []
         drawn = spread(cube(len(self.names), 0, TRIED, 0), None, self.names, self.data, parameters.lower, parameters.upper)
         for point in drawn:
             if len(points) == POINTS:
@@ -95,14 +98,19 @@ class _Probe:
     def _moved(self, name: str, *, scaled: bool) -> Floats:
         """Derivative of the predictions along a column, (K, n), times the column where it is scaled; NaN where there is none."""
         column = self.data.columns[name]
-        span = float(np.ptp(column)) or 1.0
-        shift = STEP * (column if scaled else span)
-        sides = [self.kernel.on(replace(self.data, columns={**self.data.columns, name: column + sign * shift}, block=None)) for sign in (1, -1)]
+        step = STEP * (float(np.ptp(column)) or 1.0)
+        if scaled:
+            step /= float(np.abs(column).max()) or 1.0
+        shift = step * (column if scaled else 1.0)
+        sides = [
+            self.kernel.on(replace(self.data, columns={**self.data.columns, name: column + sign * shift}, block=None))
+            for sign in (1, -1)
+        ]
         found = np.full_like(self.values, np.nan)
         for place, point in enumerate(self.points):
             ahead, behind = (self._prediction(side, point) for side in sides)
             if ahead is not None and behind is not None:
-                found[place] = (ahead - behind) / (2 * STEP * (1.0 if scaled else span))
+                found[place] = (ahead - behind) / (2 * step)
         return found
 
     def _solved(self, matrix: Floats, aim: Floats) -> Floats | None:
@@ -137,9 +145,9 @@ class _Probe:
             there = begin.copy()
             there[one] += first * point[one]
             there[other] += second * point[other]
-            values.append(self._prediction(self.kernel, there))
-        if any(value is None for value in values):
-            return False
+            value = self._prediction(self.kernel, there)
+            if value is None:
+                return False
+            values.append(value)
         none, ahead, beside, both = values
-        size = max(np.abs(value).max() for value in values)
-        return bool(np.abs(both - ahead - beside + none).max() <= STRAIGHT * size)
+        return bool(np.abs(both - ahead - beside + none).max() <= STRAIGHT * np.abs(values).max())

@@ -347,13 +347,18 @@ class _Search:
         ]
 
     def _branched(self, picks: Sequence[_Picked]) -> list[_Picked]:
-        """Give picks, and others of nearly the same curve: the first branches of all shapes, the second ones, and so on."""
+        """Give picks, and others of nearly the same curve: of several shapes like branches together, and each with the next ones of the others."""
         found = []
         for picked in picks:
-            own = [leaf.branched(picked.values) for leaf in self._leaves(self._placed(picked.values))]
-            for place in range(max(map(len, own), default=1)):
-                branch = {name: value for branches in own for name, value in branches[min(place, len(branches) - 1)].items()}
-                found.append(_Picked(picked.cost, picked.values | branch))
+            own = [
+                branches for leaf in self._leaves(self._placed(picked.values)) if (branches := leaf.branched(picked.values))[1:]
+            ]
+            most = max(map(len, own), default=1)
+            for shift, place in itertools.product(range(max(len(own), 1)), range(most)):
+                values = picked.values
+                for k, branches in enumerate(own):
+                    values = values | branches[(place + k * shift) % len(branches)]
+                found.append(_Picked(picked.cost, values))
         return found
 
     def _descended(self, picks: Sequence[_Picked], count: int) -> list[_Picked]:

@@ -24,6 +24,7 @@ from gradfit.errors import DataError, FormulaError, ModelError
 from gradfit.model.expression import normal, parse
 from gradfit.model.lineshape import Lineshape
 from gradfit.model.parameters import Parameter
+from gradfit.model.ready import NAMES as READY
 from gradfit.model.ready import ready_formula
 
 
@@ -89,7 +90,8 @@ def formula_model(text: str, *, columns: Collection[str], parameters: Collection
     _check_constants(formula.constants, columns, text)
     names = tuple(dict.fromkeys(spelled.values()))
     data = tuple(name for name in names if name in columns)
-    _check_roles(data, names, dict.fromkeys(columns), parameters, aim)
+    door = next((f"{name} is a ready model: write {name}({{}})." for name in names if name in READY), "")
+    _check_roles(data, names, dict.fromkeys(columns), parameters, aim, door=door)
 
     def function(**values: Any) -> Any:
         return formula.evaluate({name: values[column] for name, column in spelled.items()})
@@ -164,7 +166,8 @@ def function_model(
     else:
         known = dict.fromkeys(columns or ())
         data = tuple(name for name in names if name in known)
-        _check_roles(data, names, known, parameters, target, skip=options)
+        door = f"Say which column {names[0]} is, with .of({{!r}})." if isinstance(function, Lineshape) else ""
+        _check_roles(data, names, known, parameters, target, skip=options, door=door)
         _check_spelling(names, known)
     defaults = {name: arguments[name] for name in names if name not in data and (name not in options or name in parameters)}
     return Model("function", _by_keyword(function), data, defaults, target, _source(function), _label(function))
@@ -214,8 +217,12 @@ def _check_roles(
     parameters: Collection[str],
     target: str | None,
     skip: Collection[str] = (),
+    door: str = "",
 ) -> None:
-    """Refuse what is probably a slip: no column used, a column named as parameter, a name one letter off a column."""
+    """Refuse what is probably a slip: no column used, a column named as parameter, a name one letter off a column.
+
+    ``door`` says how this model is told its column, which stands at ``{}``.
+    """
     if target is not None and target in data:
         raise ModelError(f"{target!r} is the target and also an input of the model; a model does not read what it predicts.")
     both = [name for name in data if name in parameters]
@@ -227,6 +234,7 @@ def _check_roles(
         raise ModelError(f"the model has no parameters: {', '.join(names)} are columns.")
     if not data:
         constant = f"For a constant write {names[0]} + 0*{unused[0]}." if len(names) == 1 and unused else ""
+        constant = door.format(unused[0]) if door and unused else constant
         hint = next((f"Did you mean {column!r}, not {name!r}?" for name, column in slips.items() if column), "")
         raise ModelError(
             f"no argument of the model is a column of the data; its names: {', '.join(names) or 'none'}; "

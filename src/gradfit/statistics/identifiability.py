@@ -275,6 +275,8 @@ def _sums(world: _World, quantities: Sequence[Quantity], forms: Sequence[Form]) 
         return None
     columns = np.column_stack([quantity.column for quantity in quantities]) / slopes
     rows = np.array([_simple(row) for row in _row_space(columns, world.error)])
+    if not len(rows):  # nothing of them is determined
+        return None
     null = np.linalg.svd(rows)[2][len(rows) :]
     # Each direction by itself, and all together: a product is straight along each factor.
     together = np.random.default_rng(0).choice([-1.0, 1.0], (3, len(null))) @ null
