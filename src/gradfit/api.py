@@ -184,7 +184,7 @@ def fit(
             if alike and precision_of(dtype, train, plan.method, plan.model) == plan.base.dtype:
                 known = plan.started(start) if known_start else plan.parameters
                 kernel: AnyKernel = plan.kernel(train, known)
-                beginning = GIVEN
+                beginning = plan.beginning
                 if not begun:
                     guesses = guessed(plan.model, known, train)
                     kernel, beginning = _begun(kernel, train, plan.method, guesses, multistart, seed)
@@ -216,8 +216,7 @@ def fit(
         kernel, beginning = _begun(kernel, train, chosen, guesses, multistart, seed)
     # With sigma_x all 0 nobody has asked yet whether the rest goes with errors in x.
     if isinstance(kernel, NativeKernel) and measure.kind == "least_squares" and (sigma_x is None or rows.sigma_x is not None):
-        begins = beginning.kind in ("given", "assumed")
-        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, plain_code(kernel), begins))
+        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, plain_code(kernel), beginning))
     return _fitted(
         described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown, beginning
     )
@@ -270,7 +269,7 @@ def _long_way(plan: Plan, ended: Ended, start: Any, seed: int) -> Fitted:
     kernel = plan.kernel(train, plan.started(start))
     spread = 1.0 if ended.absolute else None
     outcome = fit_one(plan.method, kernel, kernel.parameters, validation=None, seed=seed, spread=spread, observe=None)
-    setting = Setting(plan.model, kernel.parameters, train, None, plan.method, ended.absolute, 0)
+    setting = Setting(plan.model, kernel.parameters, train, None, plan.method, ended.absolute, 0, plan.beginning)
     return Fitted(outcome, kernel, setting, np.empty(0))
 
 
@@ -429,7 +428,7 @@ def described_table(model: Any, table: Table, target: str | None, named: set[str
 
 def _described_arrays(model: Any, arrays: tuple[Any, ...], target: str | None) -> tuple[Table, Model]:
     if isinstance(model, str):
-        raise DataError("a formula names its columns; pass them by name: data={'t_u': t_u, 't_c': t_c}.")
+        raise DataError("a formula names its columns; pass them by name: data={'x': x, 'y': y}.")
     if target is not None and not isinstance(target, str):
         raise DataError(f"target is {target!r}; expected a name for what is predicted, so give a text, or leave it out.")
     *inputs, last = arrays

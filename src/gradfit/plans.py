@@ -30,6 +30,7 @@ from gradfit.methods.method import Method, Problem
 from gradfit.methods.optimizers import is_plain_value
 from gradfit.model.model import Model
 from gradfit.model.parameters import Parameters
+from gradfit.statistics.record import GIVEN, Beginning
 
 MOST = 128
 MOST_WAYS = 32  # numbers of rows a plan keeps a block laid out for
@@ -41,8 +42,8 @@ class Plan:
 
     Attributes
     ----------
-    begins
-        Whether it is known where the fit begins: a start was given, or any will do. Otherwise it is found for each data set.
+    beginning
+        Where the fit of the first data set began. Where that was searched for, it is for each one.
     """
 
     model: Model
@@ -50,13 +51,18 @@ class Plan:
     method: Method
     base: EagerKernel
     code: ModelCode
-    begins: bool = True
+    beginning: Beginning = GIVEN
 
     def kernel(self, data: Dataset, parameters: Parameters) -> NativeKernel:
         """Give the compiled model on data."""
         if data.sigma_x is not None:
             return compiled_on(self.base, self.code, data, parameters)
         return NativeKernel(self.base, data, parameters, self.code)
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is known where a fit begins: a start was given, or any will do."""
+        return self.beginning.kind in ("given", "assumed")
 
     @functools.cached_property
     def _ways(self) -> dict[tuple[int, str], Way | None]:

@@ -130,12 +130,9 @@ class Starter:
             if found is None or not found.arrived:
                 first = _rows(self._refined(), known)
                 found = ground.follow(first)
-            if found.arrived:
+            if found.best is not None and found.arrived:
                 text = f"No start was given for {names}: guessed from the shape of the curve ({_count(len(found.sum), 'guess', 'guesses')})."
-                end = found.theta[[found.best]]
-                # Where a parameter has no effect at the end, such as a skew far out on a flank, the fit must begin where it has one.
-                begin = end if (ground.slopes(end) != 0).any(axis=2).all() else first[[found.best]]
-                return known.at(begin[0]), Beginning("shape", text)
+                return known.at(found.theta[found.best]), Beginning("shape", text)
         found = ground.search(first, self.seed)
         if not found.converged.all() and not ground.enough(found):
             found = self._polished(ground, found)

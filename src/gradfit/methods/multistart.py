@@ -38,6 +38,7 @@ SLOW, SLOW_ROUNDS = 8, 3  # how many fewer candidates there are where no compile
 SAME_LOSS, SAME_PLACE = 1e-6, 1e-3  # relative: two ends are one minimum
 RUNAWAY = 1e9  # of the usual size of a number: that fit ran off to infinity
 MOST_LISTED = 100  # distinct minima
+MOST_WORK = 200_000_000  # rows times squared parameters times candidates, of a round but the first: some seconds
 NUMBERS = 1 << 22  # of a block of systems: 32 MB
 NOTHING_LEFT = 1e-20  # of the signal: a sum of squares that is rounding
 
@@ -212,10 +213,6 @@ class Ground:
                     slopes[place] = self.data.white(derivative).T
         return residual, slopes
 
-    def slopes(self, theta: Floats) -> Floats:
-        """Derivatives of the residuals at many points, (count, p, n); NaN where the model has none."""
-        return self._rows(theta)[1]
-
     def losses(self, theta: Floats) -> Floats:
         """N times the mean loss at many points, (count,); infinite where it is not finite."""
         if self.side_by_side:
@@ -301,7 +298,10 @@ class Ground:
         if self.enough(found):
             return found
         begin, count = 0, self.first_round
-        for _round in range(ROUNDS if self.side_by_side else SLOW_ROUNDS):
+        work = self.data.n * first.shape[1] ** 2
+        for nth in range(ROUNDS if self.side_by_side else SLOW_ROUNDS):
+            if nth and work * count > MOST_WORK:
+                break
             theta, total = self.candidates(cube(first.shape[1], begin, begin + count, seed))
             order = np.argsort(total, kind="stable")[: max(4, int(count * FOLLOWED))]
             found += self.follow(theta[order[np.isfinite(total[order])]])
