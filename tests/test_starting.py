@@ -238,3 +238,9 @@ def test_a_wave_of_any_frequency_that_the_points_tell_is_found(turns):
     y = 2 * np.sin(2 * np.pi * turns * x + 0.8) + 0.2 * np.random.default_rng(3).standard_normal(100)
     fit = gradfit.fit(lambda x, a, w, p: a * torch.sin(w * x + p), x, y)
     assert abs(fit.values["w"]) == pytest.approx(2 * np.pi * turns, rel=0.05)
+
+
+def test_minima_with_a_number_at_its_bound_of_zero_are_listed():
+    fit = gradfit.fit(peak, X, Y - 1.5, bounds={"o": (0, None)}, start=PEAK, multistart=16)
+    assert fit.params["o"].at_bound
+    assert fit.minima[0].loss == pytest.approx(fit.loss, rel=1e-6)

@@ -102,7 +102,7 @@ class Followed:
             return []
         left = arrived[np.argsort(self.sum[arrived], kind="stable")]
         size = np.median(np.abs(self.theta[left]), axis=0)
-        left = left[(np.abs(self.theta[left]) <= RUNAWAY * size).all(axis=1)]
+        left = left[(np.abs(self.theta[left]) <= np.where(size > 0, RUNAWAY * size, math.inf)).all(axis=1)]
         minima: list[tuple[Floats, float, int]] = []
         while left.size and len(minima) < MOST_LISTED:
             theta, total = self.theta[left[0]], float(self.sum[left[0]])
