@@ -31,7 +31,7 @@ MOST_SEARCHED = 50  # free numbers: in more dimensions no number of points fills
 MOST_KNOWN = 128  # models whose roles are kept
 POLISHED = 8  # ends that are followed as far as the method goes
 MOST_JUDGED, MOST_FOLLOWED = 512, 1 << 14  # rows by which candidates are judged, and by which starts are followed
-MANY_DRAWN, FEW_ROWS = 4, 128  # candidates for each start that is followed, and the rows that judge them
+MANY_DRAWN, FEW_ROWS = 2, 64  # candidates for each start that is followed, and the rows that judge them
 MOST_STARTS = 100_000
 KNOWN_ROLES: dict[tuple[str, tuple[str, ...]], dict[str, Role]] = {}
 

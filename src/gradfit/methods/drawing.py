@@ -212,14 +212,21 @@ def around(start: Floats, count: int, lower: Floats, upper: Floats, seed: int) -
     number a little off; each number off by about a factor of ten; and sizes from 1/100 to 100, for it may be altogether wrong. Half
     of the last two have signs of their own.
     """
-    generator, shape = np.random.default_rng(seed), (count, len(start))
-    shrunk = start * 10 ** (-AROUND * generator.random((count, 1)))
+    factor, size = _neighbourhood(count, len(start), seed)
+    return np.clip(start * factor + size, lower, upper)
+
+
+@functools.lru_cache(maxsize=64)
+def _neighbourhood(count: int, p: int, seed: int) -> tuple[Floats, Floats]:
+    """Factors of a start, and what is added, (count, p) each."""
+    generator, shape = np.random.default_rng(seed), (count, p)
+    shrink = np.broadcast_to(10 ** (-AROUND * generator.random((count, 1))), shape)
     signs = np.where((generator.random(shape) < 0.5) & (generator.random((count, 1)) < 0.5), -1.0, 1.0)
     near = np.exp(generator.normal(scale=APART, size=shape))
     own = 10 ** generator.normal(size=shape) * signs
     sizes = 10 ** generator.uniform(-2, 2, shape) * signs
-    drawn = np.choose(np.arange(count)[:, None] % 4, (shrunk, shrunk * near, start * own, sizes))
-    return np.clip(drawn, lower, upper)
+    kind = np.arange(count)[:, None] % 4
+    return np.choose(kind, (shrink, shrink * near, own, np.zeros(shape))), np.where(kind == 3, sizes, 0.0)
 
 
 def projected(residual: Floats, slopes: Floats) -> tuple[Floats, Floats]:
