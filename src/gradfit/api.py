@@ -17,7 +17,7 @@ from gradfit import errors
 from gradfit.compiler import calling, eager
 from gradfit.compiler.calling import depending
 from gradfit.compiler.compiled import NativeKernel
-from gradfit.compiler.correlated import AnyKernel
+from gradfit.compiler.correlated import AnyKernel, CorrelatedKernel
 from gradfit.compiler.orthogonal import plain_code
 from gradfit.compiler.saved_graph import from_dict
 from gradfit.data.dataset import Dataset, dataset, plain_rows
@@ -228,7 +228,10 @@ def _begun(
     """Find where to begin; gives the kernel that begins there."""
     starter = Starter(kernel, train, method, guesses, seed)
     parameters, beginning = starter.find() if multistart is None else starter.many(multistart)
-    return calling.begun_at(kernel, parameters), beginning
+    begun = calling.begun_at(kernel, parameters)
+    if beginning.kind != "shape":  # a ready model has no idle parameter, though some data may leave it one
+        depending(begun.inner if isinstance(begun, CorrelatedKernel) else begun)
+    return begun, beginning
 
 
 def _fitted(
@@ -250,7 +253,7 @@ def _fitted(
     spread = 1.0 if absolute_sigma or kernel.loss_kind == "likelihood" else None
     with monitored(known.free_elements, method.max_steps, method.unit, *shown) as monitor:
         outcome = fit_one(method, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
-    if outcome.without_effect:
+    if outcome.without_effect and beginning.kind != "shape":
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
     fitted = Fitted(

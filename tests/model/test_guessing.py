@@ -186,7 +186,7 @@ def test_unknown_names_and_values_are_refused():
         lineshapes.gaussian.guess(X, X, known={"centre": 1.0})
     with pytest.raises(ParameterError, match="unknown parameter 'width'"):
         lineshapes.gaussian.guess(X, X, bounds={"width": (0, 1)})
-    with pytest.raises(ParameterError, match="expected a finite number"):
+    with pytest.raises(ParameterError, match="expected finite numbers"):
         lineshapes.gaussian.guess(X, X, known={"center": math.nan})
 
 
@@ -266,3 +266,17 @@ def test_a_fit_from_the_guess_reaches_the_optimum_on_random_draws(place):
     assert len(judged) >= 30
     for start in ("guess", "fit"):
         assert sum(not trial.reached(start) for trial in judged) <= 1, start
+
+
+@pytest.mark.parametrize(
+    "said", [{"known": {"center": "a"}}, {"known": ["center"]}, {"bounds": {"center": 3}}, {"bounds": {"center": ("a", 3)}}]
+)
+def test_what_is_said_of_parameters_must_be_numbers_by_name(said):
+    with pytest.raises(gradfit.ParameterError):
+        gradfit.lineshapes.gaussian.guess(np.arange(9.0), np.arange(9.0), **said)
+
+
+@pytest.mark.parametrize("count", [0, "a", 1.5])
+def test_a_number_of_guesses_is_whole(count):
+    with pytest.raises(gradfit.OptionError, match="how many guesses"):
+        gradfit.lineshapes.gaussian.starts(np.arange(9.0), np.arange(9.0), count=count)

@@ -88,16 +88,10 @@ def build(
 
 
 def begun_at(kernel: AnyKernel, parameters: Parameters) -> AnyKernel:
-    """Give a kernel whose fit begins elsewhere, where every parameter must have an effect.
-
-    Raises
-    ------
-    ModelError
-        One has none.
-    """
+    """Give a kernel whose fit begins elsewhere."""
     if isinstance(kernel, CorrelatedKernel):
-        return replace(kernel, inner=depending(replace(kernel.inner, parameters=parameters)))
-    return depending(replace(kernel, parameters=parameters))
+        return replace(kernel, inner=replace(kernel.inner, parameters=parameters))
+    return replace(kernel, parameters=parameters)
 
 
 def alone(

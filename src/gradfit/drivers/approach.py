@@ -24,7 +24,6 @@ import numpy as np
 from gradfit.compiler.orthogonal import OrthogonalKernel, sigma_of
 from gradfit.methods.solving import Solver
 from gradfit.model.parameters import Parameters
-from gradfit.typing import Floats
 
 STAGES = 12
 STEPS = 200  # of Levenberg-Marquardt, each stage
@@ -52,13 +51,4 @@ def approached(kernel: OrthogonalKernel, parameters: Parameters) -> tuple[Orthog
         errors = dict(softened.nearest(theta).errors)
         if added <= SHARE * float(sigma.min()):
             break
-    return kernel.rooted(errors), _begun(parameters, theta)
-
-
-def _begun(parameters: Parameters, theta: Floats) -> Parameters:
-    starts, place = {}, 0
-    for name in parameters.free_names:
-        shape = parameters.shape(name)
-        starts[name] = theta[place : place + math.prod(shape)].reshape(shape)
-        place += math.prod(shape)
-    return parameters.started(starts)
+    return kernel.rooted(errors), parameters.at(theta)

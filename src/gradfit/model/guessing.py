@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradfit.errors import DataError, ParameterError, unknown
+from gradfit.errors import DataError, OptionError, ParameterError
+from gradfit.model.parameters import parameters
 from gradfit.model.projection import FLAT, along, curves, directions, unit, without
 from gradfit.model.separable import Leaf, Node, SumNode, has_offset, tree
 from gradfit.model.window import Window, prepared
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gradfit.model.lineshape import Lineshape
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
+Limits = dict[str, tuple[float, float]]
 Values = dict[str, Any]  # nonlinear parameters by name: numbers, or (G,) of candidates
 
 FEW = 4  # starts that are refined where one is asked for
@@ -65,10 +67,9 @@ def starts(
     refined: bool = True,
 ) -> list[dict[str, float]]:
     """Give up to ``count`` distinct guesses, the best first; see :meth:`gradfit.model.lineshape.Lineshape.guess`."""
-    fixed = {name: float(spec.start) for name, spec in lineshape.specs.items() if spec.start is not None} | _numbers(
-        known, lineshape
-    )
-    limits = _limits(lineshape, bounds)
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+        raise OptionError(f"count is {count!r}; expected how many guesses to give, a whole number, 1 or more.")
+    fixed, limits = _told(lineshape, known, bounds)
     window = prepared(x, y, sigma)
     node = tree(lineshape, fixed, limits)
     _check(node, lineshape, window, fixed)
@@ -87,28 +88,21 @@ def starts(
     return usable
 
 
-def _numbers(known: Mapping[str, float] | None, lineshape: Lineshape) -> dict[str, float]:
-    for name in known or {}:
-        if name not in lineshape.specs:
-            raise ParameterError(unknown("parameter", name, lineshape.specs, "It was named in known."))
-    values = {name: float(value) for name, value in (known or {}).items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise ParameterError(f"known gives {name} = {value}; expected a finite number, so leave it out to have it guessed.")
-    return values
+def _told(lineshape: Lineshape, known: Mapping[str, float] | None, bounds: Bounds | None) -> tuple[dict[str, float], Limits]:
+    """Read what is known of parameters: values of some, and limits of all."""
+    told = parameters(lineshape.specs, start=_by_name("known", known), bounds=_by_name("bounds", bounds))
+    values = {name: float(spec.start) for name, spec in told.specs.items() if name not in told.assumed}
+    limits = {
+        name: (-math.inf if spec.lower is None else spec.lower, math.inf if spec.upper is None else spec.upper)
+        for name, spec in told.specs.items()
+    }
+    return values, limits
 
 
-def _limits(lineshape: Lineshape, bounds: Bounds | None) -> dict[str, tuple[float, float]]:
-    for name in bounds or {}:
-        if name not in lineshape.specs:
-            raise ParameterError(unknown("parameter", name, lineshape.specs, "It was named in bounds."))
-    limits = {}
-    for name, spec in lineshape.specs.items():
-        lower, upper = (bounds or {}).get(name, (spec.lower, spec.upper))
-        limits[name] = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
-        if limits[name][0] > limits[name][1]:
-            raise ParameterError(f"bounds of {name} are {lower} and {upper}; expected the lower one first.")
-    return limits
+def _by_name(what: str, given: Any) -> Any:
+    if given is not None and not isinstance(given, Mapping):
+        raise ParameterError(f"{what} is {given!r}; expected a dict by parameter name, such as {{'center': ...}}.")
+    return given
 
 
 def _check(node: Node, lineshape: Lineshape, window: Window, fixed: Mapping[str, float]) -> None:
