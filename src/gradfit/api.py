@@ -173,23 +173,16 @@ def fit(
             f_scale, dtype, engine, tuple(options.items()),
         )  # fmt: skip
         planned, plan = MEMORY.find(model, parts, method)
-        begun = plan is not None and plan.begins and multistart is None
-        if plan is not None and begun and every is None and known_start:
-            ended = plan.short(arrays, start, sigma, sigma_x, absolute=absolute_sigma)
-            if ended is not None:
-                return FitResult(Short(plan.parameters.names, ended, lambda: _long_way(plan, ended, start, seed)))
         if plan is not None:
-            train = _arrays_again(plan, arrays, sigma, sigma_x)
-            alike = all(column.ndim == 1 for column in train.columns.values())
-            if alike and precision_of(dtype, train, plan.method, plan.model) == plan.base.dtype:
-                known = plan.started(start) if known_start else plan.parameters
-                kernel: AnyKernel = plan.kernel(train, known)
-                beginning = plan.beginning
-                if not begun:
-                    guesses = guessed(plan.model, known, train)
-                    kernel, beginning = _begun(kernel, train, plan.method, guesses, multistart, seed)
+            begin = start if known_start else None
+            deviations = sigma, sigma_x, absolute_sigma
+            short = known_start and every is None
+            found = _planned(plan, arrays, begin, deviations, multistart, seed, dtype, short=short)
+            if isinstance(found, FitResult):
+                return found
+            if found is not None:
                 return _fitted(
-                    plan.model, plan.method, kernel, train, None, absolute_sigma, 0, (), seed, on_failure, shown, beginning
+                    plan.model, plan.method, found[0], found[1], None, absolute_sigma, 0, (), seed, on_failure, shown, found[2]
                 )
     table, described = _described(model, arrays, data, target, encoding, names_given(start, bounds, fixed, tied))
     check_has_parameters(described)
@@ -216,10 +209,51 @@ def fit(
         kernel, beginning = _begun(kernel, train, chosen, guesses, multistart, seed)
     # With sigma_x all 0 nobody has asked yet whether the rest goes with errors in x.
     if isinstance(kernel, NativeKernel) and measure.kind == "least_squares" and (sigma_x is None or rows.sigma_x is not None):
-        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, plain_code(kernel), beginning))
+        own = beginning if unstarted(known) else GIVEN
+        MEMORY.remember(planned, Plan(described, known, chosen, kernel.base, plain_code(kernel), own))
     return _fitted(
         described, chosen, kernel, train, held_out, absolute_sigma, rows.dropped, parted, seed, on_failure, shown, beginning
     )
+
+
+def _planned(
+    plan: Plan,
+    arrays: tuple[Any, ...],
+    start: Any,
+    deviations: tuple[Any, Any, bool],
+    multistart: int | None,
+    seed: int,
+    dtype: Any,
+    *,
+    short: bool,
+) -> FitResult | tuple[AnyKernel, Dataset, Beginning] | None:
+    """Go as far with other data as was gone before: to the result the short way, else to where the fit begins.
+
+    None where the data are of another kind.
+
+    Parameters
+    ----------
+    deviations
+        sigma, sigma_x and absolute_sigma.
+    short
+        Whether the short way may be gone.
+    """
+    sigma, sigma_x, absolute = deviations
+    begun = plan.begins and multistart is None
+    if begun and short:
+        ended = plan.short(arrays, start, sigma, sigma_x, absolute=absolute)
+        if ended is not None:
+            return FitResult(Short(plan.parameters.names, ended, lambda: _long_way(plan, ended, start, seed)))
+    train = _arrays_again(plan, arrays, sigma, sigma_x)
+    alike = all(column.ndim == 1 for column in train.columns.values())
+    if not alike or precision_of(dtype, train, plan.method, plan.model) != plan.base.dtype:
+        return None
+    known = plan.started(start)
+    kernel: AnyKernel = plan.kernel(train, known)
+    beginning = plan.beginning
+    if not begun:
+        kernel, beginning = _begun(kernel, train, plan.method, guessed(plan.model, known, train), multistart, seed)
+    return kernel, train, beginning
 
 
 def _begun(
