@@ -690,7 +690,7 @@ SAID: dict[str, tuple[Call, str]] = {
     "the target is the input": (on_line(y=X), "fitted to rounding"),
     "fractional counts": (on_line(y=COUNTS + 0.5, loss="poisson"), "11 fractional values .*whole counts"),
     "rates for counts": (on_line(y=1e-3 * COUNTS, loss="poisson"), "fractional values .*exposure"),
-    "no start for what is no decay": (fitting(lambda x, a, w: a * np.exp(-w * x), np.linspace(1, 2, 50), (-1.0) ** np.arange(50)), "explains almost nothing"),
+    "no start for noise": (fitting(lambda x, a, w: a * np.exp(-w * x), np.linspace(1, 2, 50), np.random.default_rng(4).normal(size=50)), "explains almost nothing"),
 }  # fmt: skip
 
 

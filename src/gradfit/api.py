@@ -264,8 +264,20 @@ def _begun(
     parameters, beginning = starter.find() if multistart is None else starter.many(multistart)
     begun = calling.begun_at(kernel, parameters)
     if beginning.kind != "shape":  # a ready model has no idle parameter, though some data may leave it one
-        depending(begun.inner if isinstance(begun, CorrelatedKernel) else begun)
+        _check_depending(begun, kernel)
     return begun, beginning
+
+
+def _check_depending(begun: AnyKernel, first: AnyKernel) -> None:
+    """Refuse a model without effect of a parameter, where the fit begins and at the start that was there first.
+
+    At one of them alone it may be idle by chance: then the fit ends with a status that says so.
+    """
+    inner, before = (kernel.inner if isinstance(kernel, CorrelatedKernel) else kernel for kernel in (begun, first))
+    try:
+        depending(inner)
+    except ModelError:
+        depending(before)
 
 
 def _fitted(
@@ -287,7 +299,7 @@ def _fitted(
     spread = 1.0 if absolute_sigma or kernel.loss_kind == "likelihood" else None
     with monitored(known.free_elements, method.max_steps, method.unit, *shown) as monitor:
         outcome = fit_one(method, kernel, known, validation=held_out, seed=seed, spread=spread, observe=monitor)
-    if outcome.without_effect and beginning.kind != "shape":
+    if outcome.without_effect and beginning.kind in ("given", "assumed"):
         depending(kernel)
     fold_losses = cross_validate(method, kernel, known, train, folds, seed=seed) if folds else np.empty(0)
     fitted = Fitted(

@@ -442,7 +442,7 @@ def test_a_start_that_is_not_finite_is_named(t_u, t_c):
         return torch.exp(1000 * w * t_u) + b
 
     for scale in (True, False):
-        fit = gradfit.fit(blows_up, t_u, t_c, method="adam", scale=scale, on_failure="ignore")
+        fit = gradfit.fit(blows_up, t_u, t_c, method="adam", scale=scale, start=[1.0, 1.0], on_failure="ignore")
         assert fit.status == "not_finite"
         assert "w = 1" in fit.message
         assert len(fit.history["epoch"]) == 1

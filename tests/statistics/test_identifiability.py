@@ -105,7 +105,7 @@ def test_a_sum_and_a_product_of_equal_factors_are_told_apart():
     # At a = b the direction is (1, -1) for both.
     for formula, form in (("(a + b)*x", "a + b"), ("a*b*x", "a*b")):
         with pytest.warns(gradfit.UndeterminedWarning):
-            fit = gradfit.fit(f"y = {formula}", data={"x": X, "y": line()})
+            fit = gradfit.fit(f"y = {formula}", data={"x": X, "y": line()}, start=[1.0, 1.0])
         assert fit.params["a"].value == pytest.approx(fit.params["b"].value)
         assert told(fit)["a"] == form
 
@@ -248,7 +248,7 @@ def test_the_short_way_of_a_repeated_call_warns_each_time():
 
 def test_a_fit_that_did_not_arrive_is_not_said_to_be_undetermined():
     with pytest.warns(gradfit.FitWarning) as caught:
-        gradfit.fit("y = a*exp(b*x)*c", data={"x": X, "y": line()}, max_steps=1)
+        gradfit.fit("y = a*exp(b*x)*c", data={"x": X, "y": line()}, start=[1.0, 1.0, 1.0], max_steps=1)
     assert not any(issubclass(warning.category, gradfit.UndeterminedWarning) for warning in caught)
 
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from gradfit.compiler.units import UNIT_OF_TARGET, Role
 from gradfit.data.dataset import Dataset
@@ -93,6 +92,8 @@ def axes(data: Dataset) -> dict[str, Axis]:
 @functools.lru_cache(maxsize=256)
 def cube(dimensions: int, begin: int, end: int, seed: int) -> Floats:
     """Points ``begin`` to ``end`` of a scrambled Sobol sequence in the unit cube, (end - begin, dimensions)."""
+    from scipy.stats import qmc  # takes half a second to import, which a fit with a start need not wait for
+
     sequence = qmc.Sobol(dimensions, rng=np.random.default_rng(seed))
     if begin:
         sequence.fast_forward(begin)
