@@ -247,6 +247,6 @@ def test_minima_with_a_number_at_its_bound_of_zero_are_listed():
 
 
 def test_a_parameter_without_effect_is_refused_with_a_start_and_without():
-    for settings in ({}, {"start": [1.0, 1.0, 1.0]}, {"multistart": 4}):
+    for chosen in ({}, {"start": [1.0, 1.0, 1.0]}, {"multistart": 4}):
         with pytest.raises(gradfit.ModelError, match="does not depend on c"):
-            gradfit.fit(lambda x, a, b, c: a * torch.exp(-b * (x - 400) / 50) + 0 * c, X, Y, **settings)
+            gradfit.fit(lambda x, a, b, c: a * torch.exp(-b * (x - 400) / 50) + 0 * c, X, Y, **chosen)
