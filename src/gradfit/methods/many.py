@@ -27,7 +27,6 @@ from gradfit.methods.solving import STATE, P, Solver, algorithm_object, linked
 from gradfit.methods.stopping import ARRIVED
 from gradfit.typing import Floats
 
-RESULT = Size("p", refits.SOLVED, refits.SOLVED_NUMBERS)
 SOLVE_ALL = Entry(
     "gf_solve_all",
     "solve_all",
