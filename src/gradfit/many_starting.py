@@ -18,7 +18,7 @@ from gradfit.methods.many_starts import StartSearch
 from gradfit.methods.method import Method
 from gradfit.model.parameters import Parameters
 from gradfit.model.per_fit import Tables
-from gradfit.starting import MOST_SEARCHED, Starter, guessed, roles_of
+from gradfit.starting import MOST_SEARCHED, Starter, guessed, roles_of, unsearched
 from gradfit.statistics.record import GIVEN, Beginning
 from gradfit.statistics.summary import Setting
 
@@ -81,10 +81,7 @@ class ManyStarter:
             return GIVEN
         names, search = ", ".join(self.tables.waiting), self.search
         if len(self.waiting) > MOST_SEARCHED:
-            text = (
-                f"No start was given for {names}: begun at 1, for a space of {len(self.waiting)} parameters cannot be searched."
-            )
-            return Beginning("assumed", text)
+            return unsearched(names, len(self.waiting))
         if self.known is not None and self.waiting.all() and all(role.linear for role in self.known.values()):
             return Beginning("assumed", "")
         if search is None:

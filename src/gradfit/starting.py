@@ -18,7 +18,7 @@ from gradfit.methods.drawing import around, cube
 from gradfit.methods.gradient_descent import GradientDescent
 from gradfit.methods.levenberg_marquardt import LevenbergMarquardt
 from gradfit.methods.method import Method
-from gradfit.methods.multistart import Followed, Ground, thinned
+from gradfit.methods.multistart import MOST_JUDGED, Followed, Ground, thinned
 from gradfit.methods.probing import probed
 from gradfit.model.lineshape import Lineshape
 from gradfit.model.model import Model
@@ -30,7 +30,7 @@ GUESSES = 8  # of a lineshape, from which a short fit is made
 MOST_SEARCHED = 50  # free numbers: in more dimensions no number of points fills the space
 MOST_KNOWN = 128  # models whose roles are kept
 POLISHED = 8  # ends that are followed as far as the method goes
-MOST_JUDGED, MOST_FOLLOWED = 512, 1 << 14  # rows by which candidates are judged, and by which starts are followed
+MOST_FOLLOWED = 1 << 14  # rows by which starts are followed
 MANY_DRAWN, FEW_ROWS = 2, 64  # candidates for each start that is followed, and the rows that judge them
 MOST_STARTS = 100_000
 KNOWN_ROLES: dict[tuple[str, tuple[str, ...]], dict[str, Role]] = {}
@@ -110,8 +110,7 @@ class Starter:
         if ground.linear.sum() == len(waiting) == len(known.free_elements):
             return known, Beginning("assumed", "")
         if len(known.free_elements) > MOST_SEARCHED:
-            text = f"No start was given for {names}: begun at 1, for a space of {len(known.free_elements)} parameters cannot be searched."
-            return known, Beginning("assumed", text)
+            return known, unsearched(names, len(known.free_elements))
         if isinstance(self.method, LevenbergMarquardt):
             return self._searched(ground, names)
         theta, total = ground.candidates(cube(len(known.start), 0, ground.first_round, self.seed))
@@ -233,6 +232,13 @@ class Starter:
         waiting = unstarted(kernel.parameters)
         held = np.array([bool(waiting) and name not in waiting for name in kernel.parameters.owners], dtype=bool)
         return Ground(kernel, rows, None if _is_implicit(data) else roles_of(kernel, rows), held)
+
+
+def unsearched(names: str, count: int) -> Beginning:
+    """Say that there are too many parameters to search for a start."""
+    return Beginning(
+        "assumed", f"No start was given for {names}: begun at 1, for a space of {count} parameters cannot be searched."
+    )
 
 
 def _is_implicit(data: Dataset) -> bool:

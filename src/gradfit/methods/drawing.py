@@ -102,6 +102,11 @@ def cube(dimensions: int, begin: int, end: int, seed: int) -> Floats:
         return sequence.random(end - begin)
 
 
+def some_rows(n: int, most: int, seed: int) -> np.ndarray:
+    """Choose so many of n rows, in order; drawn without order in mind, for evenly spaced ones could miss what is periodic."""
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
 def some_half(count: int, which: int) -> np.ndarray:
     """Choose about half of so many points, (count,) bool, in an order of its own: every second point of a Sobol sequence lies in one half."""
     return np.random.default_rng(which).random(count) < 0.5

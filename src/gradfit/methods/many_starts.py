@@ -25,8 +25,9 @@ from gradfit.compiler.solver import Entry, Size
 from gradfit.compiler.units import UNIT_OF_TARGET, Role
 from gradfit.data.batch import FINE, Block
 from gradfit.methods import evaluating, marquardt, projections
-from gradfit.methods.drawing import Axis, cube, drawn, frequency_of, some_half, within
+from gradfit.methods.drawing import Axis, cube, drawn, frequency_of, some_half, some_rows, within
 from gradfit.methods.many import CONVERGED, NOT_DONE, Limits, Starts, fit_block, unfit
+from gradfit.methods.multistart import MOST_JUDGED, NOTHING_LEFT, SAME_LOSS
 from gradfit.methods.solving import ONE_MORE, P, algorithm_object
 from gradfit.typing import Floats
 
@@ -35,9 +36,6 @@ FOR_EACH_ROW, MOST_CANDIDATES = 6, 2048  # where a frequency is drawn, more rows
 FOLLOWED = (2, 2, 4, 8)  # candidates of each round
 STEPS = 24  # of a short fit
 AGREE = 2  # ends at the lowest minimum that are enough
-SAME_LOSS = 1e-6  # relative: two ends are one minimum
-NOTHING_LEFT = 1e-20  # of the signal: a sum of squares that is rounding
-MOST_JUDGED = 512  # rows by which candidates are judged and followed
 SHARED_AT_ONCE, OWN_AT_ONCE, PRODUCT_AT_ONCE = 4096, 256, 512  # fits
 DIGITS = 24  # binary ones of a candidate: how a power is rounded may depend on how numbers lie in memory
 COARSE, NOWHERE = 2.0**28, 2**31 - 1  # steps in which squares are compared: products of matrices round by their shapes
@@ -186,12 +184,11 @@ class StartSearch:
         return replace(block, columns=columns, weight=weight if weight is None or self.scaled else np.atleast_2d(weight)[0])
 
     def _thinned(self, block: Block) -> Block:
-        """Give fits of one length with at most so many rows, drawn without order in mind: evenly spaced ones could miss what is periodic."""
+        """Give fits of one length with at most so many rows."""
         n = block.target.shape[1]
         if n <= MOST_JUDGED:
             return block
-        rows = np.sort(np.random.default_rng(self.seed).choice(n, MOST_JUDGED, replace=False))
-        return block.picked(rows, np.full(block.count, MOST_JUDGED))
+        return block.picked(some_rows(n, MOST_JUDGED, self.seed), np.full(block.count, MOST_JUDGED))
 
     def _found(self, block: Block, starts: Starts) -> Floats:
         """Find where fits of one length begin, (count, p)."""

@@ -22,7 +22,7 @@ from gradfit.data.batch import FINE, Block
 from gradfit.data.dataset import Dataset
 from gradfit.errors import ModelError
 from gradfit.methods import evaluating, marquardt
-from gradfit.methods.drawing import cube, projected, spread
+from gradfit.methods.drawing import cube, projected, some_rows, spread
 from gradfit.methods.many import CONVERGED, NOT_FINITE, Limits, Starts, careful, fit_block
 from gradfit.methods.solving import Solver
 from gradfit.methods.stopping import ARRIVED
@@ -38,6 +38,7 @@ SLOW, SLOW_ROUNDS = 8, 3  # how many fewer candidates there are where no compile
 SAME_LOSS, SAME_PLACE = 1e-6, 1e-3  # relative: two ends are one minimum
 RUNAWAY = 1e9  # of the usual size of a number: that fit ran off to infinity
 MOST_LISTED = 100  # distinct minima
+MOST_JUDGED = 512  # rows by which candidates are judged
 MOST_WORK = 200_000_000  # rows times squared parameters times candidates, of a round but the first: some seconds
 NUMBERS = 1 << 22  # of a block of systems: 32 MB
 NOTHING_LEFT = 1e-20  # of the signal: a sum of squares that is rounding
@@ -114,10 +115,10 @@ class Followed:
 
 
 def thinned(data: Dataset, most: int, seed: int) -> Dataset:
-    """Give at most so many of the rows, drawn without order in mind: evenly spaced ones could miss what is periodic."""
+    """Give at most so many of the rows."""
     if data.n <= most or data.covariance is not None:
         return data
-    return data.rows(np.sort(np.random.default_rng(seed).choice(data.n, most, replace=False)))
+    return data.rows(some_rows(data.n, most, seed))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ A term is the name of a ready model with a column in brackets; terms are joined 
 
 from __future__ import annotations
 
+import operator
 import re
+from functools import reduce
 
 from gradfit.errors import FormulaError, ModelError, unknown
 from gradfit.model import lineshapes
@@ -62,18 +64,7 @@ def _sum(body: str) -> Lineshape | None:
         if sign == "+":
             terms.append([])
         place += 1
-    products = [_product(factors) for factors in terms]
-    total = products[0]
-    for product in products[1:]:
-        total = total + product
-    return total
-
-
-def _product(factors: list[Lineshape]) -> Lineshape:
-    product = factors[0]
-    for factor in factors[1:]:
-        product = product * factor
-    return product
+    return reduce(operator.add, (reduce(operator.mul, factors) for factors in terms))
 
 
 def _shape(match: re.Match[str]) -> Lineshape:
