@@ -197,7 +197,7 @@ def fit(
     if rows.sigma_x is not None:
         _check_errors_in_x(described, measure, chosen, precision)
     given = multistart is None and not unstarted(known)
-    guesses = [] if given else guessed(described, known, train)
+    guesses = [] if given else guessed(described, known, train, chosen)
     first = guesses[0] if guesses else known
     kernel = calling.build(described, first, train, measure, dtype=precision, engine=engine, begun=given)
     parted = () if folds is None else _folds(train, folds, seed, held_out, known, described)
@@ -252,7 +252,7 @@ def _planned(
     kernel: AnyKernel = plan.kernel(train, known)
     beginning = plan.beginning
     if not begun:
-        kernel, beginning = _begun(kernel, train, plan.method, guessed(plan.model, known, train), multistart, seed)
+        kernel, beginning = _begun(kernel, train, plan.method, guessed(plan.model, known, train, plan.method), multistart, seed)
     return kernel, train, beginning
 
 

@@ -104,7 +104,7 @@ class ManyStarter:
         for place in np.flatnonzero(starts.open & (unfit(block, starts) == NOT_DONE)).tolist():
             kernel, setting = put(place)
             try:
-                guesses = guessed(setting.model, kernel.parameters, setting.data)
+                guesses = guessed(setting.model, kernel.parameters, setting.data, self.method)
             except DataError:  # the shape cannot describe these data: the fit itself will say so
                 continue
             with np.errstate(all="ignore"):

@@ -51,10 +51,10 @@ def check_multistart(multistart: object) -> None:
         )
 
 
-def guessed(model: Model, known: Parameters, data: Dataset, *, refined: bool = False) -> list[Parameters]:
+def guessed(model: Model, known: Parameters, data: Dataset, method: Method, *, refined: bool = False) -> list[Parameters]:
     """Give parameters that begin where a lineshape guesses, the best guess first; none where the model is no lineshape.
 
-    What is not refined does for short fits from each.
+    What is not refined does for Levenberg-Marquardt, which makes short fits from each; any other method begins at the best one.
 
     Raises
     ------
@@ -71,8 +71,8 @@ def guessed(model: Model, known: Parameters, data: Dataset, *, refined: bool = F
     }
     bounds = {name: (known.specs[name].lower, known.specs[name].upper) for name in waiting}
     sigma = data.sigma if data.sigma is not None and (data.sigma > 0).all() else None
-    x = data.columns[shape.variable]
-    starts = shape.starts(x, data.target, sigma, known=told, count=GUESSES, bounds=bounds, refined=refined)
+    x, careful = data.columns[shape.variable], refined or not isinstance(method, LevenbergMarquardt)
+    starts = shape.starts(x, data.target, sigma, known=told, count=GUESSES, bounds=bounds, refined=careful)
     return [known.started({name: start[name] for name in waiting}) for start in starts]
 
 
@@ -103,9 +103,9 @@ class Starter:
         names = ", ".join(waiting)
         if isinstance(self.method, DifferentialEvolution):  # the start is one of its candidates
             text = f"No start was given for {names}: searched for between the bounds (seed {self.seed})."
-            return self._refined()[0] if self.guesses else known, Beginning("search", text)
+            return self.guesses[0] if self.guesses else known, Beginning("search", text)
         if self.guesses and isinstance(self.method, GradientDescent):
-            return self._refined()[0], Beginning("shape", f"No start was given for {names}: guessed from the shape of the curve.")
+            return self.guesses[0], Beginning("shape", f"No start was given for {names}: guessed from the shape of the curve.")
         ground = self._ground(MOST_JUDGED, by_value=True)
         if ground.linear.sum() == len(waiting) == len(known.free_elements):
             return known, Beginning("assumed", "")
@@ -127,7 +127,8 @@ class Starter:
         if self.guesses:
             found = ground.follow(first) if ground.side_by_side else None
             if found is None or not found.arrived:
-                first = _rows(self._refined(), known)
+                refined = guessed(self.kernel.model, known, self.data, self.method, refined=True)
+                first = _rows(refined, known)
                 found = ground.follow(first)
             if found.best is not None and found.arrived:
                 text = f"No start was given for {names}: guessed from the shape of the curve ({_count(len(found.sum), 'guess', 'guesses')})."
@@ -144,10 +145,6 @@ class Starter:
             f"(seed {self.seed}); {minima[0].starts if minima else 1} of them led here."
         )
         return known.at(found.theta[best]), Beginning("search", text, minima)
-
-    def _refined(self) -> list[Parameters]:
-        """Guess with more care."""
-        return guessed(self.kernel.model, self.kernel.parameters, self.data, refined=True)
 
     def _lost(self, names: str, tried: int) -> tuple[Parameters, Beginning]:
         text = (
