@@ -215,20 +215,8 @@ class Ground:
         return residual, slopes
 
     def losses(self, theta: Floats) -> Floats:
-        """N times the mean loss at many points, (count,); infinite where it is not finite."""
-        if self.side_by_side:
-            block, starts = self._repeated(theta)
-            total = evaluating.mean_squares(self.kernel, block, starts.theta, starts.fixed) * self.data.n  # type: ignore[arg-type]
-        else:
-            total = np.array([self._loss(point) for point in theta]) * self.data.n
-        return np.where(np.isfinite(total), total, math.inf)
-
-    def _loss(self, point: Floats) -> float:
-        with np.errstate(all="ignore"):
-            try:
-                return self.kernel.mean_loss(point)
-            except ModelError:
-                return math.inf
+        """Mean loss times n at many points, (count,); infinite where it is not finite."""
+        return evaluating.mean_losses(self.kernel, theta) * self.data.n
 
     # --- short fits ---------------------------------------------------------------------------------------------------
 
@@ -271,7 +259,7 @@ class Ground:
         with np.errstate(all="ignore"):
             solver = Solver(kernel, point, parameters.lower, parameters.upper, radius=radius, exact=not kernel.numeric)
             code, _history = solver.run(most)
-            total = self._loss(solver.theta) * self.data.n
+            total = float(self.losses(solver.theta[None])[0])
             arrived = code == marquardt.CONVERGED or (code == marquardt.RUNNING and solver.conclusion().distance <= ARRIVED)
         lost = code == marquardt.NOT_FINITE or not math.isfinite(total)
         return solver.theta, math.inf if lost else total, arrived and not lost
